@@ -1,0 +1,281 @@
+"""The schema of a run: every key, its type and its range. YAML files hold the values, this file none.
+
+Slots matter: without them OmegaConf would attach an unknown key that was forced in with ``+`` to the
+object, and the run would silently train with the default.
+"""
+
+import difflib
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from snnrepro.errors import ConfigError
+from snnrepro.options import (
+    ARCHS,
+    BACKENDS,
+    DATASETS,
+    DEVICES,
+    FAMILIES,
+    HEADS,
+    LOGGERS,
+    LOSSES,
+    NORMS,
+    OPTIMIZERS,
+    PRECISIONS,
+    RESETS,
+    SCHEDULES,
+    SURROGATES,
+)
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Returns a hint such as "; did you mean 'x'?", or nothing when no candidate is near."""
+    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def one_of(key: str, value: str, allowed: Collection[str]) -> None:
+    """Raises ConfigError unless ``value`` is allowed; names the nearest option."""
+    if value not in allowed:
+        hint = nearest(str(value), allowed)
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}{hint}")
+
+
+def in_range(key: str, value: float | None, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Raises ConfigError unless ``low <= value <= high`` (``low < value`` if open) and value is finite."""
+    if value is None:
+        raise ConfigError(f"{key}=null: a number is needed")
+    above = value > low if open_low else value >= low
+    if not (math.isfinite(value) and above and value <= high):
+        bound = f"{'above' if open_low else 'at least'} {low:g}"
+        top = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise ConfigError(f"{key}={value}: must be a finite number {bound}{top}")
+
+
+def _only_for(section: str, owner: str, values: dict[str, object], used: Collection[str]) -> None:
+    """Raises ConfigError where a key that ``owner`` does not use is set, or one that it needs is null."""
+    for name, value in values.items():
+        if name in used and value is None:
+            raise ConfigError(f"{section}.{name}=null: {owner} needs a value")
+        if name not in used and value is not None:
+            raise ConfigError(f"{section}.{name}={value}: {owner} does not use it; leave it null")
+
+
+@dataclass(slots=True)
+class DatasetConfig:
+    name: str
+    root: str | None
+    download: bool | None
+    crop_padding: int
+    flip: bool
+    test_fraction: float | None
+    split_seed: int | None
+    samples: int | None
+
+    def __post_init__(self) -> None:
+        one_of("dataset.name", self.name, DATASETS)
+        keys = {k: getattr(self, k) for k in ("root", "download", "test_fraction", "split_seed", "samples")}
+        used = {
+            "digits": ("test_fraction", "split_seed"),
+            "synthetic": ("test_fraction", "split_seed", "samples"),
+        }.get(self.name, ("root", "download"))
+        _only_for("dataset", f"dataset={self.name}", keys, used)
+        in_range("dataset.crop_padding", self.crop_padding, 0, 16)
+        if self.test_fraction is not None:
+            in_range("dataset.test_fraction", self.test_fraction, 0.05, 0.5)
+        if self.split_seed is not None:
+            in_range("dataset.split_seed", self.split_seed, 0)
+        if self.samples is not None:
+            in_range("dataset.samples", self.samples, 40)
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    name: str
+    arch: str
+    stem_width: int | None
+    widths: list[int]
+    blocks: list[int] | None
+    head: str | None
+    hidden: int
+    dropout: float
+    fc_spike: bool | None
+
+    def __post_init__(self) -> None:
+        one_of("model.arch", self.arch, ARCHS)
+        keys = {k: getattr(self, k) for k in ("stem_width", "blocks", "head", "fc_spike")}
+        used = ("stem_width", "blocks", "head") if self.arch == "resnet19" else ("fc_spike",)
+        _only_for("model", f"model.arch={self.arch}", keys, used)
+        if len(self.widths) != 3:
+            raise ConfigError(f"model.widths={self.widths}: three stages need three widths")
+        if self.blocks is not None and len(self.blocks) != 3:
+            raise ConfigError(f"model.blocks={self.blocks}: three stages need three block counts")
+        for key, values in (("widths", self.widths), ("blocks", self.blocks or [])):
+            for value in values:
+                in_range(f"model.{key}", value, 1)
+        for key in ("stem_width", "hidden"):
+            if getattr(self, key) is not None:
+                in_range(f"model.{key}", getattr(self, key), 1)
+        if self.head is not None:
+            one_of("model.head", self.head, HEADS)
+        in_range("model.dropout", self.dropout, 0, 0.95)
+
+
+@dataclass(slots=True)
+class MPInitConfig:
+    enabled: bool
+    beta: float
+
+    def __post_init__(self) -> None:
+        in_range("neuron.mp_init.beta", self.beta, 0, 1, open_low=True)
+
+
+@dataclass(slots=True)
+class NeuronConfig:
+    family: str
+    v_threshold: float
+    tau: float
+    learn_threshold: bool
+    learn_tau: bool
+    reset: str
+    detach_reset: bool
+    mp_init: MPInitConfig
+
+    def __post_init__(self) -> None:
+        one_of("neuron.family", self.family, FAMILIES)
+        one_of("neuron.reset", self.reset, RESETS)
+        in_range("neuron.v_threshold", self.v_threshold, 1e-30, 1e30)
+        in_range("neuron.tau", self.tau, 1, 1e6, open_low=True)
+
+
+@dataclass(slots=True)
+class SurrogateConfig:
+    name: str
+    gamma: float
+
+    def __post_init__(self) -> None:
+        one_of("surrogate.name", self.name, SURROGATES)
+        in_range("surrogate.gamma", self.gamma, 0, open_low=True)
+
+
+@dataclass(slots=True)
+class NormConfig:
+    name: str
+    eps: float
+    momentum: float
+    alpha_v_threshold: bool
+
+    def __post_init__(self) -> None:
+        one_of("norm.name", self.name, NORMS)
+        in_range("norm.eps", self.eps, 0, open_low=True)
+        in_range("norm.momentum", self.momentum, 0, 1, open_low=True)
+
+
+@dataclass(slots=True)
+class LossConfig:
+    name: str
+
+    def __post_init__(self) -> None:
+        one_of("loss.name", self.name, LOSSES)
+
+
+@dataclass(slots=True)
+class OptimizerConfig:
+    name: str
+    lr: float
+    momentum: float | None
+    betas: list[float] | None
+    weight_decay: float
+    neuron_weight_decay: float
+    decay_norm_and_bias: bool
+    schedule: str
+    warmup_epochs: int
+    clip_grad: float | None
+
+    def __post_init__(self) -> None:
+        one_of("optimizer.name", self.name, OPTIMIZERS)
+        one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        keys = {"momentum": self.momentum, "betas": self.betas}
+        _only_for("optimizer", f"optimizer={self.name}", keys, ("momentum",) if self.name == "sgd" else ("betas",))
+        in_range("optimizer.lr", self.lr, 0, open_low=True)
+        in_range("optimizer.weight_decay", self.weight_decay, 0)
+        in_range("optimizer.neuron_weight_decay", self.neuron_weight_decay, 0)
+        in_range("optimizer.warmup_epochs", self.warmup_epochs, 0)
+        if self.momentum is not None:
+            in_range("optimizer.momentum", self.momentum, 0, 0.9999)
+        if self.betas is not None:
+            if len(self.betas) != 2:
+                raise ConfigError(f"optimizer.betas={self.betas}: two numbers are needed")
+            for beta in self.betas:
+                in_range("optimizer.betas", beta, 0, 0.99999)
+        if self.clip_grad is not None:
+            in_range("optimizer.clip_grad", self.clip_grad, 0, open_low=True)
+
+
+@dataclass(slots=True)
+class LoggerConfig:
+    name: str
+    project: str | None
+    entity: str | None
+    group: str | None
+
+    def __post_init__(self) -> None:
+        one_of("logger.name", self.name, LOGGERS)
+        if self.name == "wandb" and not self.project:
+            raise ConfigError("logger.project=null: logger=wandb needs a project name")
+
+
+@dataclass(slots=True)
+class RuntimeConfig:
+    device: str
+    precision: str
+    backend: str
+    output_dir: str
+    deterministic: bool
+    channels_last: bool
+    eval_batch_size: int
+    workers: int
+    threads: int | None
+    checkpoint_minutes: float
+
+    def __post_init__(self) -> None:
+        one_of("runtime.device", self.device, DEVICES)
+        one_of("runtime.precision", self.precision, PRECISIONS)
+        one_of("runtime.backend", self.backend, BACKENDS)
+        in_range("runtime.eval_batch_size", self.eval_batch_size, 1)
+        in_range("runtime.workers", self.workers, 0, 256)
+        if self.threads is not None:
+            in_range("runtime.threads", self.threads, 1, 1024)
+        in_range("runtime.checkpoint_minutes", self.checkpoint_minutes, 0, open_low=True)
+
+
+@dataclass(slots=True)
+class RunConfig:
+    dataset: DatasetConfig
+    model: ModelConfig
+    neuron: NeuronConfig
+    surrogate: SurrogateConfig
+    norm: NormConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    logger: LoggerConfig
+    runtime: RuntimeConfig
+    seed: int
+    epochs: int
+    timesteps: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        in_range("seed", self.seed, 0, 2**63 - 1)
+        in_range("epochs", self.epochs, 1)
+        in_range("timesteps", self.timesteps, 1, 1024)
+        in_range("batch_size", self.batch_size, 1)
+        if self.norm.alpha_v_threshold and self.neuron.learn_threshold:
+            raise ConfigError(
+                "norm.alpha_v_threshold=true: the factor alpha * V_thr needs a fixed threshold; "
+                "add neuron.learn_threshold=false"
+            )
+        if self.optimizer.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs}: must be below epochs={self.epochs}"
+            )

@@ -1,0 +1,37 @@
+"""What can go wrong for a user, and the exit code each case ends with."""
+
+
+class UserError(Exception):
+    """A problem the user can act on: printed as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """An override or a configuration file is wrong."""
+
+    exit_code = 2
+
+
+class DivergedError(UserError):
+    """Loss, gradient or state became non-finite."""
+
+    exit_code = 3
+
+
+class DataError(UserError):
+    """A dataset is missing or damaged."""
+
+    exit_code = 4
+
+
+class StorageError(UserError):
+    """A file cannot be read or written, or another process holds the run."""
+
+    exit_code = 5
+
+
+class Stopped(UserError):
+    """A signal ended the run after its state was saved; the same command resumes it."""
+
+    exit_code = 75

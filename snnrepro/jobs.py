@@ -1,0 +1,142 @@
+"""Many runs on one machine: each job makes one run exist, in a process of its own."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snnrepro.config import RunConfig
+from snnrepro.errors import Stopped, StorageError
+from snnrepro.runs import read_record, run_id, run_path
+
+
+@dataclass(slots=True)
+class Job:
+    """One run of a sweep or table.
+
+    words: its command line. status: done, diverged, failed, stopped or waiting; code: exit code of its process,
+    None where none was started.
+    """
+
+    words: list[str]
+    run: RunConfig
+    status: str = "waiting"
+    code: int | None = None
+    message: str = ""
+
+    @property
+    def path(self) -> Path:
+        return run_path(self.run)
+
+    def refresh(self) -> None:
+        """Reads the status from the run's record, where there is one."""
+        record = read_record(self.path)
+        if record is not None:
+            self.status = record["status"]
+
+
+def parallelism(run: RunConfig) -> tuple[int, int]:
+    """Returns (jobs at a time, threads per job): one thread each on CPUs, one job at a time on a GPU."""
+    cores = len(os.sched_getaffinity(0))
+    if run.runtime.threads is not None:
+        return max(1, cores // run.runtime.threads), run.runtime.threads
+    import torch
+
+    on_gpu = run.runtime.device != "cpu" and torch.cuda.is_available()
+    return (1, cores) if on_gpu else (cores, 1)
+
+
+def run_jobs(jobs: Sequence[Job]) -> None:
+    """Runs every job that has no record yet, several at a time, and leaves the outcome in the jobs.
+
+    A failing job does not stop the others. SIGINT and SIGTERM end the started ones, which save and stop, and
+    raise Stopped; the same command goes on from there.
+    """
+    waiting: dict[str, Job] = {}
+    for job in jobs:
+        job.refresh()
+        if job.status == "waiting":
+            waiting.setdefault(run_id(job.run), job)
+    if waiting:
+        queue = list(waiting.values())
+        _Pool(queue, *parallelism(queue[0].run)).drain()
+    for job in jobs:
+        twin = waiting.get(run_id(job.run))
+        if twin is not None:
+            job.status, job.code, job.message = twin.status, twin.code, twin.message
+
+
+class _Pool:
+    def __init__(self, queue: list[Job], at_a_time: int, threads: int):
+        self.queue, self.at_a_time, self.threads = queue, at_a_time, threads
+        self.total, self.finished = len(queue), 0
+        self.running: dict[subprocess.Popen, tuple[Job, float, tempfile.TemporaryFile]] = {}
+        self.signal = 0
+
+    def drain(self) -> None:
+        print(f"{self.total} runs, {self.at_a_time} at a time, {self.threads} threads each", flush=True)
+        old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.running or (self.queue and not self.signal):
+                while self.queue and not self.signal and len(self.running) < self.at_a_time:
+                    self._start(self.queue.pop(0))
+                self._collect()
+                time.sleep(0.05)
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        if self.signal:
+            raise Stopped(f"stopped by {signal.Signals(self.signal).name}; the same command goes on from here")
+
+    def _stop(self, number: int, _frame: object) -> None:
+        self.signal = number
+        for process in self.running:
+            process.send_signal(signal.SIGTERM)
+
+    def _start(self, job: Job) -> None:
+        log = tempfile.TemporaryFile("w+")
+        command = [sys.executable, "-m", "snnrepro", "train", *job.words, f"runtime.threads={self.threads}"]
+        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        try:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, preexec_fn=_die_with_parent)
+        except OSError as error:
+            raise StorageError(f"cannot start a run: {error}") from None
+        self.running[process] = (job, time.monotonic(), log)
+
+    def _collect(self) -> None:
+        for process in [p for p in self.running if p.poll() is not None]:
+            job, started, log = self.running.pop(process)
+            job.code = process.returncode
+            job.refresh()
+            if job.status == "waiting":
+                job.status = "stopped" if job.code == Stopped.exit_code else "failed"
+            log.seek(0)
+            lines = [line for line in log.read().splitlines() if line.strip()]
+            log.close()
+            self.finished += 1
+            print(f"[{self.finished}/{self.total}] {self._summary(job, lines, time.monotonic() - started)}", flush=True)
+
+    def _summary(self, job: Job, lines: list[str], seconds: float) -> str:
+        name = f"{run_id(job.run)} {job.status}"
+        if job.status == "done":
+            record = read_record(job.path)
+            assert record is not None
+            return f"{name}, top-1 {record['final']['top1']:.2f} %, {seconds:.0f} s"
+        if job.status == "failed":
+            job.message = lines[-1] if lines else f"exit code {job.code}"
+            return f"{name} (exit code {job.code}): {job.message}"
+        return f"{name}, {seconds:.0f} s"
+
+
+def _die_with_parent() -> None:
+    # A sweep that is killed leaves no orphans: Linux sends the job SIGTERM, and it saves and stops.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    # Ctrl-C reaches the sweep, which passes it on once; a job must not see it twice.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,29 @@
+"""What spiking networks need around torch's layers: sequences are (T, B, ...)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def per_step(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Returns ``module`` applied to every step of ``x`` (T, B, ...): one call on the merged T*B axis."""
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class TimeSharedDropout(nn.Module):
+    """Dropout whose mask is drawn once per sample and held over the window."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns ``x`` (T, B, ...) with dropped features zeroed at every step, the rest scaled by 1/(1-p)."""
+        if not self.training or self.p == 0:
+            return x
+        return x * F.dropout(torch.ones_like(x[0]), self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,150 @@
+"""Spiking ResNet-19 for small images (geometry of the authors' released network).
+
+Sequences are (T, B, C, H, W). Layers carry the released names: ``sn1`` in the stem, then
+``layer{1,2,3}.{block}.sn{1,2}``: 17 spiking layers with the default blocks (3, 3, 2).
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from snnrepro.layers import TimeSharedDropout, per_step
+from snnrepro.models.stem import Stem
+from snnrepro.options import HEADS
+
+
+def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two conv-norm-LIF units; the shortcut adds into the current of the second LIF.
+
+    The identity shortcut therefore adds spikes (V*S under trsg) to a current.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, make_neuron: Callable, make_norm: Callable):
+        super().__init__()
+        self.conv1 = _conv(in_channels, channels, 3, stride)
+        self.norm1 = make_norm(channels, residual=False)
+        self.sn1 = make_neuron()
+        self.conv2 = _conv(channels, channels, 3)
+        self.norm2 = make_norm(channels, residual=True)
+        self.project = stride != 1 or in_channels != channels
+        if self.project:
+            self.shortcut_conv = _conv(in_channels, channels, 1, stride)
+            self.shortcut_norm = make_norm(channels, residual=True)
+        self.sn2 = make_neuron()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (T, B, channels, H/stride, W/stride) for x (T, B, in_channels, H, W)."""
+        y = self.sn1(self.norm1(per_step(self.conv1, x)))
+        y = self.norm2(per_step(self.conv2, y))
+        shortcut = self.shortcut_norm(per_step(self.shortcut_conv, x)) if self.project else x
+        return self.sn2(y + shortcut)
+
+
+class _OfficialHead(nn.Module):
+    """Global average, one linear layer per step."""
+
+    def __init__(self, channels: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.dropout = TimeSharedDropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(x.mean((-2, -1))))
+
+
+class _TetHead(nn.Module):
+    """Global average, linear, LIF, linear (the head of TET's and tdBN's ResNet-19)."""
+
+    def __init__(self, channels: int, hidden: int, num_classes: int, dropout: float, make_neuron: Callable):
+        super().__init__()
+        self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.sn = make_neuron()
+        self.fc2 = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.sn(self.fc1(self.dropout1(x.mean((-2, -1)))))
+        return self.fc2(self.dropout2(y))
+
+
+class _TebnHead(nn.Module):
+    """2x2 average, flatten, two linear layers without a neuron between them (TEBN's and TAB's head)."""
+
+    def __init__(self, features: int, hidden: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.pool = nn.AvgPool2d(2)
+        self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
+        self.fc1 = nn.Linear(features, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc1(self.dropout1(per_step(self.pool, x).flatten(2)))
+        return self.fc2(self.dropout2(y))
+
+
+class ResNet19(nn.Module):
+    """Spiking ResNet-19.
+
+    in_shape: (C, H, W) of one frame. stem_width, widths, blocks: channels of the stem and of the three
+    stages, blocks per stage. head: official | tet | tebn; ``hidden`` is the inner width of the latter two.
+    make_neuron() -> LIF, make_norm(channels, residual=...) -> norm. timesteps: T for static images when the
+    call names none. mean_over_time: whether forward averages the logits over T.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shape: Sequence[int],
+        num_classes: int,
+        stem_width: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        head: str,
+        hidden: int,
+        dropout: float,
+        timesteps: int,
+        mean_over_time: bool,
+        make_neuron: Callable,
+        make_norm: Callable,
+    ):
+        super().__init__()
+        self.timesteps, self.mean_over_time = timesteps, mean_over_time
+        self.num_classes, self.num_features = num_classes, widths[-1]
+        self.stem = Stem(_conv(in_shape[0], stem_width, 3), make_norm(stem_width, residual=False))
+        self.sn1 = make_neuron()
+        channels = stem_width
+        for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
+            units = []
+            for block in range(depth):
+                stride = 2 if stage > 1 and block == 0 else 1
+                units.append(BasicBlock(channels, width, stride, make_neuron, make_norm))
+                channels = width
+            self.add_module(f"layer{stage}", nn.Sequential(*units))
+        self.stages = len(blocks)
+        self.head = self._make_head(head, channels, in_shape, hidden, num_classes, dropout, make_neuron)
+
+    def _make_head(self, head, channels, in_shape, hidden, num_classes, dropout, make_neuron) -> nn.Module:
+        if head == "official":
+            return _OfficialHead(channels, num_classes, dropout)
+        if head == "tet":
+            return _TetHead(channels, hidden, num_classes, dropout, make_neuron)
+        if head == "tebn":
+            size = [-(-side // 2 ** (self.stages - 1)) // 2 for side in in_shape[1:]]
+            return _TebnHead(channels * size[0] * size[1], hidden, num_classes, dropout)
+        raise ValueError(f"head={head!r} is not one of {', '.join(HEADS)}")
+
+    def forward(self, x: Tensor, timesteps: int | None = None) -> Tensor:
+        """Returns logits (T, B, num_classes), or (B, num_classes) with ``mean_over_time``.
+
+        x: a static image (B, C, H, W), shown for ``timesteps`` steps, or frames (T, B, C, H, W).
+        """
+        x, timesteps = self.stem(x, timesteps or self.timesteps)
+        x = self.sn1(x, timesteps)
+        for stage in range(1, self.stages + 1):
+            x = self.get_submodule(f"layer{stage}")(x)
+        logits = self.head(x)
+        return logits.mean(0) if self.mean_over_time else logits

@@ -1,0 +1,94 @@
+"""The LIF layer as a plain loop over time: the definition of truth for every faster version.
+
+Names follow the paper: input current ``x``, membrane before firing ``m``, spike ``s``, membrane after
+reset ``u``, output ``o``. Suffixes give shapes: ``_TN`` is (T, ...neurons), ``_N`` one step of it. For
+t = 1..T, with ``leak = 1 / tau`` and ``u[0] = u_init``:
+
+    m = u + leak * (x - u)                                                       (Eq. 1)
+    s = 1 if m >= v_threshold else 0                                             (Eq. 2)
+    u = m - v_threshold * s   (soft)      or      m * (1 - s)   (hard)           (Eq. 3)
+    o = v_threshold * s       (trsg)      or      s             (as_sg, rs_sg)
+
+Backward, the spike's derivative is f'(z) dz with z = m - v_threshold (as_sg) or m / v_threshold - 1
+(rs_sg, trsg); everything else is ordinary calculus, so autograd yields the analytic gradients with
+respect to ``x``, ``u_init``, ``v_threshold`` and ``tau``.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnrepro.neurons.surrogates import SURROGATES, Surrogate
+
+
+class LIFResult(NamedTuple):
+    """What a LIF layer leaves behind after one window.
+
+    o: output, (T, ...neurons), in the dtype of the input.
+    u_sum: sum over active neurons of the membrane after the last reset, 0-d, no gradient.
+    active_count: number of active neurons (those with a spike in the window), 0-d, no gradient.
+    """
+
+    o: Tensor
+    u_sum: Tensor
+    active_count: Tensor
+
+
+class _Spike(torch.autograd.Function):
+    """Forward: the comparison made by the caller. Backward: f'(z)."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, fires: Tensor, surrogate: Surrogate, gamma: float) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.surrogate, ctx.gamma = surrogate, gamma
+        return fires.to(z.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_s: Tensor):
+        (z,) = ctx.saved_tensors
+        return grad_s * ctx.surrogate.derivative(z, ctx.gamma), None, None, None
+
+
+def lif_reference(
+    x_TN: Tensor,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    tau: Tensor,
+    *,
+    timesteps: int,
+    family: str,
+    surrogate: str,
+    gamma: float,
+    reset: str,
+    detach_reset: bool,
+    smooth: bool = False,
+) -> LIFResult:
+    """Returns the outputs of one LIF layer over a window, and its MP-Init statistics.
+
+    x_TN: input current, (timesteps, ...neurons), or (1, ...neurons) for a current that is constant over
+        the window. float64 is computed in float64, anything narrower in float32.
+    u_init, v_threshold, tau: 0-d (or broadcastable to one step); differentiable.
+    smooth: replaces the spike by the surrogate's primitive, for gradient checks only.
+    """
+    shape = SURROGATES[surrogate]
+    state_dtype = torch.promote_types(x_TN.dtype, torch.float32)
+    x_steps = x_TN.unbind(0) * (timesteps if x_TN.shape[0] == 1 else 1)
+    leak = 1 / tau
+    u_N = u_init.to(state_dtype).expand(x_TN.shape[1:])
+    active_N = torch.zeros_like(x_steps[0], dtype=torch.bool)
+    o_steps = []
+    for x_N in x_steps:
+        m_N = u_N + leak * (x_N.to(state_dtype) - u_N)
+        z_N = m_N - v_threshold if family == "as_sg" else m_N / v_threshold - 1
+        fires_N = m_N >= v_threshold
+        s_N = shape.primitive(z_N, gamma) if smooth else _Spike.apply(z_N, fires_N, shape, gamma)
+        if reset == "soft":
+            drop_N = v_threshold * s_N
+            u_N = m_N - (drop_N.detach() if detach_reset else drop_N)
+        else:
+            u_N = m_N * (1 - (s_N.detach() if detach_reset else s_N))
+        o_steps.append((v_threshold * s_N if family == "trsg" else s_N).to(x_TN.dtype))
+        active_N = active_N | fires_N
+    u_active_N = torch.where(active_N, u_N.detach(), 0)
+    return LIFResult(torch.stack(o_steps), u_active_N.sum(), active_N.sum())

@@ -1,0 +1,16 @@
+"""The names that may appear in a configuration, one spelling from YAML to kernel. Imports nothing."""
+
+FAMILIES = ("as_sg", "rs_sg", "trsg")
+RESETS = ("soft", "hard")
+SURROGATES = ("rectangular", "triangular", "arctan", "sigmoid")
+NORMS = ("tdbn",)
+LOSSES = ("ce",)
+ARCHS = ("resnet19", "cnn7")
+HEADS = ("official", "tet", "tebn")
+DATASETS = ("digits", "synthetic", "cifar10", "cifar100")
+OPTIMIZERS = ("sgd", "adamw", "lamb")
+SCHEDULES = ("cosine", "constant")
+LOGGERS = ("none", "wandb")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16", "fp16")
+BACKENDS = ("auto", "reference", "compiled", "triton")

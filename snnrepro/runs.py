@@ -1,0 +1,79 @@
+"""A run's folder: its identity, its lock and its record.
+
+The identity is a hash of the resolved configuration, so the same command finds its run again. The presence
+of ``record.json``, written last, is the status "finished"; there is no flag that could lie and no timestamp
+in a path.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Self
+
+from snnrepro import io
+from snnrepro.compose import to_plain
+from snnrepro.config import RunConfig
+from snnrepro.errors import StorageError
+
+# Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
+NUMERICS = 1
+
+# Where and how, not what: these do not change a result, so they do not make another run.
+_NOT_IDENTITY = {
+    "runtime": ("output_dir", "workers", "threads", "checkpoint_minutes"),
+    "dataset": ("root", "download"),
+}
+
+
+def run_id(run: RunConfig) -> str:
+    """Returns ``<dataset>-<model>-<family>-s<seed>-<10 hex digits>``; equal values give equal ids."""
+    plain = to_plain(run)
+    del plain["logger"]
+    for section, names in _NOT_IDENTITY.items():
+        for name in names:
+            del plain[section][name]
+    text = json.dumps({"numerics": NUMERICS, "config": plain}, sort_keys=True)
+    name = f"{run.dataset.name}-{run.model.name}-{run.neuron.family}-s{run.seed}"
+    return f"{name}-{io.sha256(text.encode())[:10]}"
+
+
+def run_path(run: RunConfig) -> Path:
+    """Returns the folder of the run, whether or not it exists."""
+    return Path(run.runtime.output_dir) / "runs" / run_id(run)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Returns the record of the run folder ``path``, or None where the run is not finished."""
+    file = path / "record.json"
+    return io.read_json(file) if file.exists() else None
+
+
+class RunLock:
+    """Exclusive ownership of a run folder for the life of a process; freed by the kernel even after kill -9.
+
+    Entering raises StorageError naming the owner when another process holds the run.
+    """
+
+    def __init__(self, path: Path):
+        self.file = path / "run.lock"
+        self.handle = -1
+
+    def __enter__(self) -> Self:
+        io.make_dir(self.file.parent)
+        try:
+            self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(self.handle, 200).decode(errors="replace").strip()
+            os.close(self.handle)
+            raise StorageError(f"{self.file.parent}: in use by {owner or 'another process'}; wait or stop it") from None
+        except OSError as error:
+            raise StorageError(f"{self.file}: cannot lock: {error.strerror}; check the folder and its rights") from None
+        os.ftruncate(self.handle, 0)
+        os.write(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.handle)
