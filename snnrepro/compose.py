@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrepro.config import RunConfig, nearest
-from snnrepro.errors import ConfigError
+from snnrepro.errors import ConfigError, StorageError
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
@@ -145,8 +145,21 @@ def to_plain(run: RunConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def from_plain(plain: dict[str, Any]) -> RunConfig:
-    """Returns the configuration stored in a record. Raises ConfigError where it does not fit the schema."""
+def to_yaml(run: RunConfig) -> str:
+    """Returns the configuration as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def from_yaml(path: Path) -> RunConfig:
+    """Returns the configuration of a run folder's ``config.yaml``. Raises StorageError where there is none."""
+    try:
+        return from_plain(OmegaConf.to_container(OmegaConf.load(path)))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror}") from None
+
+
+def from_plain(plain: Any) -> RunConfig:
+    """Returns the configuration stored as plain values. Raises ConfigError where it does not fit the schema."""
     try:
         return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     except OmegaConfBaseException as error:

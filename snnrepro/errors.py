@@ -1,5 +1,7 @@
 """What can go wrong for a user, and the exit code each case ends with."""
 
+import sys
+
 
 class UserError(Exception):
     """A problem the user can act on: printed as one line, without a traceback."""
@@ -35,3 +37,9 @@ class Stopped(UserError):
     """A signal ended the run after its state was saved; the same command resumes it."""
 
     exit_code = 75
+
+
+def report(error: UserError) -> int:
+    """Prints the error as one line and returns the exit code."""
+    print(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}", file=sys.stderr, flush=True)
+    return error.exit_code

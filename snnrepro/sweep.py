@@ -1,5 +1,6 @@
 """Hydra's multirun: every combination becomes a job of its own, and the sweep ends with a grid of results."""
 
+import sys
 from collections.abc import Sequence
 
 from hydra.core.plugins import Plugins
@@ -7,12 +8,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from snnrepro.compose import composer
+from snnrepro.errors import UserError, report
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.runs import read_record
-
-
-class SweepFailed(Exception):
-    """At least one job of a sweep has no result."""
 
 
 class ProcessLauncher(Launcher):
@@ -24,11 +22,15 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         with composer() as make:
             jobs = [Job(list(words), make(words)) for words in job_overrides]
-        run_jobs(jobs)
+        # Hydra would print a traceback for an exception; SystemExit passes through it.
+        try:
+            run_jobs(jobs)
+        except UserError as error:
+            sys.exit(report(error))
         print(grid(jobs))
         failed = [job for job in jobs if job.status not in ("done", "diverged")]
         if failed:
-            raise SweepFailed(f"{len(failed)} of {len(jobs)} runs have no result; the same command retries them")
+            sys.exit(report(UserError(f"{len(failed)} of {len(jobs)} runs have no result; the same command retries")))
         return [JobReturn(overrides=list(job.words), status=JobStatus.COMPLETED) for job in jobs]
 
 

@@ -1,0 +1,88 @@
+"""From a ``RunConfig`` to objects: the only code below the command line that unpacks a configuration."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import nn
+
+from snnrepro.config import RunConfig
+from snnrepro.data import Data, build_data
+from snnrepro.losses import LOSSES
+from snnrepro.models.cnn7 import CNN7
+from snnrepro.models.resnet19 import ResNet19
+from snnrepro.neurons import LIF
+from snnrepro.norms import make_tdbn
+from snnrepro.runtime import resolve_backend
+
+
+def neuron_factory(run: RunConfig) -> Callable[[], LIF]:
+    """Returns ``make_neuron() -> LIF``: every call gives a layer with scalars and a running mean of its own."""
+    return partial(
+        LIF,
+        family=run.neuron.family,
+        surrogate=run.surrogate.name,
+        gamma=run.surrogate.gamma,
+        reset=run.neuron.reset,
+        detach_reset=run.neuron.detach_reset,
+        v_threshold=run.neuron.v_threshold,
+        tau=run.neuron.tau,
+        learn_threshold=run.neuron.learn_threshold,
+        learn_tau=run.neuron.learn_tau,
+        mp_init=run.neuron.mp_init.enabled,
+        beta=run.neuron.mp_init.beta,
+        backend=resolve_backend(run.runtime.backend, run.runtime.device),
+    )
+
+
+def norm_factory(run: RunConfig) -> Callable[..., nn.Module]:
+    """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, H, W)."""
+    norms = {"tdbn": make_tdbn}
+    return partial(
+        norms[run.norm.name],
+        eps=run.norm.eps,
+        momentum=run.norm.momentum,
+        alpha_v_threshold=run.norm.alpha_v_threshold,
+        v_threshold=run.neuron.v_threshold,
+    )
+
+
+def build_model(
+    run: RunConfig, *, in_shape: Sequence[int], num_classes: int, mean_over_time: bool = False
+) -> nn.Module:
+    """Returns the network on the CPU: images (B, C, H, W) or frames (T, B, C, H, W) to logits (T, B, classes)."""
+    model = run.model
+    shared = {
+        "in_shape": in_shape,
+        "num_classes": num_classes,
+        "widths": model.widths,
+        "hidden": model.hidden,
+        "dropout": model.dropout,
+        "timesteps": run.timesteps,
+        "mean_over_time": mean_over_time,
+        "make_neuron": neuron_factory(run),
+        "make_norm": norm_factory(run),
+    }
+    if model.arch == "resnet19":
+        return ResNet19(stem_width=model.stem_width, blocks=model.blocks, head=model.head, **shared)
+    return CNN7(fc_spike=model.fc_spike, **shared)
+
+
+def build_loss(run: RunConfig) -> Callable:
+    """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar``."""
+    return LOSSES[run.loss.name]
+
+
+def build_dataset(run: RunConfig) -> Data:
+    """Returns train and test sets. Raises DataError when files are missing or damaged."""
+    dataset = run.dataset
+    return build_data(
+        name=dataset.name,
+        root=dataset.root,
+        download=dataset.download,
+        crop_padding=dataset.crop_padding,
+        flip=dataset.flip,
+        test_fraction=dataset.test_fraction,
+        split_seed=dataset.split_seed,
+        samples=dataset.samples,
+        seed=run.seed,
+    )

@@ -1,0 +1,116 @@
+"""The command line: checks the words, runs one job or hands a sweep to Hydra, turns errors into one line."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from snnrepro import io, sweep
+from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, composer, parse, to_run_config
+from snnrepro.config import RunConfig, nearest
+from snnrepro.errors import ConfigError, DivergedError, UserError, report
+from snnrepro.runs import read_record, run_path
+
+USAGE = """usage: snnrepro COMMAND ...
+
+  train [-m] [GROUP=OPTION ...] [KEY=VALUE ...]   train one run, or with -m every combination; train --help lists keys
+  evaluate run=RUN_ID [timesteps=1,2,4]           evaluate a run again, at other timesteps
+  table NAME --scale mini|paper                   plan, run and render a table of the paper
+  wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``snnrepro COMMAND ...`` and returns the exit code (0 done, others: errors.py, 130 Ctrl-C)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    command, *rest = words
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"{command}: no such command{nearest(command, COMMANDS)}; snnrepro --help lists them")
+        return COMMANDS[command](rest)
+    except UserError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint stands", file=sys.stderr)
+        return 130
+
+
+def _train(words: list[str]) -> int:
+    args = get_args_parser().parse_args(words)
+    overrides = parse(args.overrides)
+    check_names(overrides)
+    wants_hydra = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    if args.multirun:
+        _check_sweep(BasicSweeper.split_arguments(overrides, None)[0])
+    elif not wants_hydra:
+        swept = [o.input_line for o in overrides if o.is_sweep_override()]
+        if swept:
+            raise ConfigError(f"{swept[0]}: several values make a sweep; add -m")
+        return train_one(compose_run(args.overrides))
+    sweep.register()
+    sys.argv = ["train.py", *words]
+    _hydra_main()
+    return 0
+
+
+def _check_sweep(jobs: list[list[str]]) -> None:
+    """Raises ConfigError for the first impossible combination, before any of them starts."""
+    with composer() as make:
+        for words in jobs:
+            run = make([word for word in words if not word.startswith("hydra")])
+    io.make_dir(Path(run.runtime.output_dir) / "sweeps")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)
+def _hydra_main(tree: DictConfig) -> None:
+    # Reached with a launcher other than ours (Slurm, joblib): Hydra has composed one job of the sweep.
+    try:
+        code = train_one(to_run_config(tree))
+    except UserError as error:
+        code = report(error)
+    if code not in (0, DivergedError.exit_code):
+        sys.exit(code)
+
+
+def train_one(run: RunConfig) -> int:
+    """Makes the run exist, prints its summary and returns the exit code."""
+    path = run_path(run)
+    record = read_record(path)
+    if record is None:
+        # torch takes seconds to import, which reporting a finished run need not pay.
+        from snnrepro.train.loop import train
+
+        record = train(run)
+    else:
+        print(f"finished before: {path} (remove the folder to run it again)")
+    from snnrepro.train.progress import summary
+
+    print(summary(record, path))
+    return 0 if record["status"] == "done" else DivergedError.exit_code
+
+
+def _evaluate(words: list[str]) -> int:
+    from snnrepro.evaluate import main as evaluate
+
+    return evaluate(words)
+
+
+def _table(words: list[str]) -> int:
+    from snnrepro.report import main as table
+
+    return table(words)
+
+
+def _push(words: list[str]) -> int:
+    from snnrepro.tracking import push
+
+    return push([Path(word) for word in words])
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "table": _table, "wandb-push": _push}

@@ -1,0 +1,135 @@
+"""``evaluate.py``: a finished run once more, from its own folder, at the same or at other timesteps."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from snnrepro.compose import from_yaml
+from snnrepro.config import DatasetConfig, RunConfig, RuntimeConfig, nearest
+from snnrepro.errors import ConfigError, StorageError
+from snnrepro.runs import read_record
+
+WEIGHTS = ("final", "best")
+# What may differ from the run that is evaluated: where things are and how it executes.
+_MOVABLE = ("dataset.root", "runtime.device", "runtime.threads", "runtime.workers")
+KEYS = ("run", "checkpoint", "timesteps", "weights", "runtime.output_dir", *_MOVABLE)
+
+
+def main(words: list[str]) -> int:
+    """Evaluates ``run=ID`` or ``checkpoint=FILE``, prints accuracy per timestep, and returns the exit code.
+
+    Raises ConfigError for wrong words, StorageError for missing or damaged files.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: python evaluate.py run=RUN_ID|checkpoint=FILE [timesteps=1,2,4] [weights=final|best]\n"
+              f"       further keys: {', '.join(KEYS[4:])}")  # fmt: skip
+        return 0
+    given = _parse(words)
+    folder, file = _find(given)
+    run = from_yaml(folder / "config.yaml")
+    record = read_record(folder)
+    for key in _MOVABLE:
+        if key in given:
+            _set(run, key, given[key])
+    if record is not None and run.runtime.threads is None:
+        # The same number of threads sums in the same order: the logged numbers come back exactly.
+        run.runtime.threads = record["provenance"]["threads"]
+    timesteps = _timesteps(given.get("timesteps", str(run.timesteps)))
+    result = _evaluate(run, file, max(timesteps))
+    print(f"{file} on {run.dataset.name}")
+    for t in timesteps:
+        print(f"timesteps={t}: top-1 {result['top1_per_timestep'][t - 1]:.4f} %")
+    if record is not None and record["final"] is not None and given.get("weights") != "best" and "run" in given:
+        logged = record["final"]["top1"]
+        if run.timesteps in timesteps:
+            again = result["top1_per_timestep"][run.timesteps - 1]
+            print(f"logged at timesteps={run.timesteps}: {logged:.4f} %, {'equal' if again == logged else 'DIFFERENT'}")
+    return 0
+
+
+def _parse(words: list[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not value:
+            raise ConfigError(f"{word!r}: write KEY=VALUE; the keys are {', '.join(KEYS)}")
+        if key not in KEYS:
+            raise ConfigError(f"{key}: no such key{nearest(key, KEYS)}")
+        given[key] = value
+    if ("run" in given) == ("checkpoint" in given):
+        raise ConfigError("give either run=RUN_ID or checkpoint=FILE")
+    if given.get("weights", "final") not in WEIGHTS:
+        raise ConfigError(f"weights={given['weights']}: must be one of {', '.join(WEIGHTS)}")
+    if "weights" in given and "checkpoint" in given:
+        raise ConfigError("weights: checkpoint=FILE names the weights already")
+    return given
+
+
+def _find(given: dict[str, str]) -> tuple[Path, Path]:
+    """Returns (run folder, checkpoint file)."""
+    if "checkpoint" in given:
+        file = Path(given["checkpoint"])
+        return file.resolve().parent.parent, file
+    runs = Path(given.get("runtime.output_dir", "outputs")) / "runs"
+    folder = runs / given["run"]
+    if not folder.is_dir():
+        known = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+        raise StorageError(f"run={given['run']}: no such run in {runs}{nearest(given['run'], known)}")
+    record = read_record(folder)
+    if record is None or record["final"] is None:
+        raise StorageError(f"run={given['run']}: not finished; train it first, or give checkpoint=FILE")
+    from snnrepro.train.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if given.get("weights") == "best":
+        return folder, checkpoints.file(record["best"]["step"])
+    steps = checkpoints.steps()
+    if not steps:
+        raise StorageError(f"{checkpoints.folder}: no checkpoint left to evaluate")
+    return folder, checkpoints.file(steps[-1])
+
+
+def _set(run: RunConfig, key: str, text: str) -> None:
+    """Sets one movable key, with the range checks of its section."""
+    section, name = key.split(".")
+    part: DatasetConfig | RuntimeConfig = getattr(run, section)
+    values: dict[str, Any] = {field.name: getattr(part, field.name) for field in fields(part)}
+    try:
+        values[name] = int(text) if name in ("threads", "workers") else text
+    except ValueError:
+        raise ConfigError(f"{key}={text}: must be a whole number") from None
+    setattr(run, section, type(part)(**values))
+
+
+def _timesteps(text: str) -> list[int]:
+    try:
+        values = [int(item) for item in text.strip("[]").split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) < 1 or max(values) > 1024:
+        raise ConfigError(f"timesteps={text}: write whole numbers from 1 to 1024, such as timesteps=1,2,4")
+    return values
+
+
+def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
+    from snnrepro.build import build_dataset, build_loss, build_model
+    from snnrepro.runtime import set_up
+    from snnrepro.train.checkpoint import load_file
+    from snnrepro.train.evaluation import evaluate
+
+    state = load_file(file)
+    device = set_up(run.runtime, run.seed)
+    data = build_dataset(run)
+    model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
+    model.load_state_dict(state["model"])
+    return evaluate(
+        model.to(device),
+        data.test,
+        build_loss(run),
+        timesteps=timesteps,
+        device=device,
+        precision=run.runtime.precision,
+        channels_last=run.runtime.channels_last,
+        batch_size=run.runtime.eval_batch_size,
+        workers=run.runtime.workers,
+    )

@@ -1,0 +1,123 @@
+"""Where and how a run executes: device, threads, precision, backend, seeds, and what is recorded of them."""
+
+import os
+import platform
+import random
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from snnrepro import __version__
+from snnrepro.config import RuntimeConfig
+from snnrepro.errors import ConfigError, UserError
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """Returns the device; ``auto`` is CUDA where present. Raises ConfigError when CUDA is asked for and absent."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device=cuda: torch finds no CUDA device here; use runtime.device=cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def resolve_backend(backend: str, device: str) -> str:
+    """Returns the LIF implementation that ``auto`` stands for on ``device``: compiled on CUDA, reference on CPUs.
+
+    Raises ConfigError for triton: its kernels are not part of this version.
+    """
+    if backend == "triton":
+        raise ConfigError("runtime.backend=triton: not part of this version; use auto, compiled or reference")
+    if backend != "auto":
+        return backend
+    return "compiled" if resolve_device(device).type == "cuda" else "reference"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Returns the autocast context of ``precision`` (fp32: none). Neurons integrate in fp32 inside it."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, AUTOCAST_DTYPES[precision])
+
+
+def set_up(runtime: RuntimeConfig, seed: int) -> torch.device:
+    """Seeds everything, sets threads and determinism, and returns the device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("torchrun: training over several processes is not part of this version; start one process")
+    device = resolve_device(runtime.device)
+    torch.set_num_threads(runtime.threads or len(os.sched_getaffinity(0)))
+    # cuBLAS reads this when it is first used; without it the deterministic switch below would refuse matmuls.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    return device
+
+
+def rng_state() -> dict[str, Any]:
+    """Returns the states of all random generators, as tensors and plain values only."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # A checkpoint holds tensors and plain values; NumPy's uint32 keys become int64.
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "python": random.getstate(),
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Restores what ``rng_state`` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, words, cached = state["python"]
+    random.setstate((version, tuple(words), cached))
+
+
+def provenance(runtime: RuntimeConfig, device: torch.device) -> dict[str, Any]:
+    """Returns what produced a result: commit, versions, hardware, flags."""
+    cuda = device.type == "cuda"
+    return {
+        "snnrepro": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "backend": resolve_backend(runtime.backend, runtime.device),
+        "precision": runtime.precision,
+        "deterministic": runtime.deterministic,
+        "channels_last": runtime.channels_last,
+    }
+
+
+def _commit() -> str | None:
+    """Returns the checkout's commit, "-dirty" where files differ from it, or None outside a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,93 @@
+"""Accuracy at every timestep, and firing rates, over a whole test set: integer counts, nothing padded."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnrepro.data import EpochOrder, ImageSet, loader
+from snnrepro.neurons import spiking_layers
+from snnrepro.runtime import autocast
+
+
+class SpikeCounter:
+    """Counts spikes per layer and step through forward hooks, while entered."""
+
+    def __init__(self, model: nn.Module):
+        self.layers = dict(spiking_layers(model))
+        self.spikes: dict[str, Tensor] = {}
+        self.neurons: dict[str, int] = {}
+
+    def __enter__(self) -> "SpikeCounter":
+        self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self.layers.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Callable:
+        def count(_layer: nn.Module, _inputs: tuple, o: Tensor) -> None:
+            # o is S or V*S with V > 0: a neuron spiked where it is above 0.
+            spikes = (o.detach() > 0).flatten(1).sum(1)
+            self.spikes[name] = self.spikes.get(name, torch.zeros_like(spikes)) + spikes
+            self.neurons[name] = self.neurons.get(name, 0) + o[0].numel()
+
+        return count
+
+    def rates(self) -> dict[str, list[float]]:
+        """Returns per layer the share of all neurons that spiked at each step."""
+        return {name: (spikes / self.neurons[name]).tolist() for name, spikes in self.spikes.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: ImageSet,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    *,
+    timesteps: int,
+    device: torch.device,
+    precision: str,
+    channels_last: bool,
+    batch_size: int,
+    workers: int,
+) -> dict[str, Any]:
+    """Returns ``loss``, ``top1``, ``top5`` (percent), ``top1_per_timestep`` and ``firing_rate`` per layer and step.
+
+    The prediction at step t is the argmax of the logits averaged over steps 1..t; one pass serves all t, because
+    the networks are causal in time.
+    """
+    model.eval()
+    correct = torch.zeros(timesteps, dtype=torch.int64, device=device)
+    top5 = torch.zeros((), dtype=torch.int64, device=device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    order = EpochOrder(len(dataset), seed=None, batch_size=batch_size)
+    batches = loader(dataset, order, workers=workers, pin_memory=device.type == "cuda")
+    with SpikeCounter(model) as counter:
+        for images, labels in batches:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            x = to_input(dataset, images, channels_last)
+            with autocast(precision, device):
+                logits = model(x, timesteps).float()
+            loss_sum += loss_fn(logits, labels).double() * len(labels)
+            running = logits.cumsum(0)
+            correct += (running.argmax(-1) == labels).sum(1)
+            best5 = running[-1].topk(min(5, logits.shape[-1])).indices
+            top5 += (best5 == labels[:, None]).any(1).sum()
+    percent = 100 / len(dataset)
+    per_timestep = [count * percent for count in correct.tolist()]
+    return {
+        "loss": loss_sum.item() / len(dataset),
+        "top1": per_timestep[-1],
+        "top5": top5.item() * percent,
+        "top1_per_timestep": per_timestep,
+        "firing_rate": counter.rates(),
+    }
+
+
+def to_input(dataset: ImageSet, images: Tensor, channels_last: bool) -> Tensor:
+    """Returns normalised float images (B, C, H, W), on the device of ``images``, in the asked memory format."""
+    x = dataset.normalise(images)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x

@@ -1,0 +1,62 @@
+"""What may end a run early: a signal, or a number that is not finite."""
+
+import signal
+from typing import Self
+
+import torch
+from torch import nn
+
+from snnrepro.neurons import spiking_layers
+
+
+class StopRequest:
+    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads at step boundaries.
+
+    A second SIGINT ends the process at once; saves are atomic, so nothing is lost but the current step.
+    """
+
+    def __init__(self) -> None:
+        self.signal = ""
+
+    def __enter__(self) -> Self:
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number).name
+
+
+def learned_scalars(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Returns per spiking layer its ``v_threshold``, ``tau`` and ``u_init``."""
+    with torch.no_grad():
+        return {
+            name: {
+                "v_threshold": layer.v_threshold.item(),
+                "tau": layer.tau.item(),
+                "u_init": layer.u_init.item(),
+            }
+            for name, layer in spiking_layers(model)
+        }
+
+
+def where_not_finite(model: nn.Module, loss: torch.Tensor) -> tuple[str, str]:
+    """Returns (tensor, spiking layer) where the first non-finite value of the backward pass appeared.
+
+    Gradients flow from the last layer to the first, so among the non-finite gradients the last in forward order
+    is where it began. The spiking layer is the nearest one in front of it, or the first of the network.
+    """
+    names = [name for name, _ in spiking_layers(model)]
+    if not torch.isfinite(loss):
+        return "loss", names[-1]
+    tensor, layer, current = "gradient norm", names[0], names[0]
+    for name, parameter in model.named_parameters():
+        current = next((n for n in names if name.startswith(n + ".")), current)
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            tensor, layer = f"gradient of {name}", current
+    return tensor, layer

@@ -1,0 +1,58 @@
+"""Parameter groups by rule, the optimiser, and the learning rate as a function of the epoch."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from snnrepro.config import OptimizerConfig
+from snnrepro.neurons import spiking_layers
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Returns the optimiser's groups, each with ``name`` and its own ``weight_decay``; empty ones left out.
+
+    neuron: v_threshold_raw and tau_raw, decayed by ``neuron_weight_decay`` only. norm_and_bias: every other
+    parameter with fewer than two dimensions. weight: the rest.
+    """
+    of_neurons = {id(p) for _, layer in spiking_layers(model) for p in layer.parameters(recurse=False)}
+    groups: dict[str, list[nn.Parameter]] = {"weight": [], "norm_and_bias": [], "neuron": []}
+    for parameter in model.parameters():
+        if id(parameter) in of_neurons:
+            groups["neuron"].append(parameter)
+        else:
+            groups["weight" if parameter.ndim > 1 else "norm_and_bias"].append(parameter)
+    decay = {
+        "weight": config.weight_decay,
+        "norm_and_bias": config.weight_decay if config.decay_norm_and_bias else 0.0,
+        "neuron": config.neuron_weight_decay,
+    }
+    return [
+        {"name": name, "params": parameters, "weight_decay": decay[name]}
+        for name, parameters in groups.items()
+        if parameters
+    ]
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Returns SGD with momentum (the paper's), or AdamW or LAMB from timm's factory."""
+    groups = parameter_groups(model, config)
+    if config.name == "sgd":
+        assert config.momentum is not None
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, foreach=True)
+    # timm takes seconds to import, which the default run need not pay.
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay,
+                               betas=config.betas)  # fmt: skip
+
+
+def learning_rate(epoch: int, epochs: int, config: OptimizerConfig) -> float:
+    """Returns the learning rate of an epoch (from 0): linear warm-up, then cosine to 0, or constant."""
+    if epoch < config.warmup_epochs:
+        return config.lr * (epoch + 1) / config.warmup_epochs
+    if config.schedule == "constant":
+        return config.lr
+    progress = (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
