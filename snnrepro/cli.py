@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from snnrepro import io, sweep
-from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, composer, parse, to_run_config
+from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, parse, to_run_config
 from snnrepro.config import RunConfig, nearest
 from snnrepro.errors import ConfigError, DivergedError, UserError, report
 from snnrepro.runs import read_record, run_path
+from snnrepro.sweep import expand, run_sweep
 
 USAGE = """usage: snnrepro COMMAND ...
 
@@ -45,31 +44,26 @@ def _train(words: list[str]) -> int:
     args = get_args_parser().parse_args(words)
     overrides = parse(args.overrides)
     check_names(overrides)
-    wants_hydra = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    # Help, --cfg and foreign launchers (Slurm, joblib) are Hydra's; everything else needs only its composition.
+    launcher = any(override.key_or_group.startswith("hydra/") for override in overrides)
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or (args.multirun and launcher):
+        if args.multirun:
+            expand([override for override in overrides if not override.key_or_group.startswith("hydra")])
+        sys.argv = ["train.py", *words]
+        _hydra_main()
+        return 0
     if args.multirun:
-        _check_sweep(BasicSweeper.split_arguments(overrides, None)[0])
-    elif not wants_hydra:
-        swept = [o.input_line for o in overrides if o.is_sweep_override()]
-        if swept:
-            raise ConfigError(f"{swept[0]}: several values make a sweep; add -m")
-        return train_one(compose_run(args.overrides))
-    sweep.register()
-    sys.argv = ["train.py", *words]
-    _hydra_main()
-    return 0
-
-
-def _check_sweep(jobs: list[list[str]]) -> None:
-    """Raises ConfigError for the first impossible combination, before any of them starts."""
-    with composer() as make:
-        for words in jobs:
-            run = make([word for word in words if not word.startswith("hydra")])
-    io.make_dir(Path(run.runtime.output_dir) / "sweeps")
+        run_sweep(expand(overrides))
+        return 0
+    swept = [override.input_line for override in overrides if override.is_sweep_override()]
+    if swept:
+        raise ConfigError(f"{swept[0]}: several values make a sweep; add -m")
+    return train_one(compose_run(args.overrides))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)
 def _hydra_main(tree: DictConfig) -> None:
-    # Reached with a launcher other than ours (Slurm, joblib): Hydra has composed one job of the sweep.
+    # One job of a sweep under another launcher.
     try:
         code = train_one(to_run_config(tree))
     except UserError as error:

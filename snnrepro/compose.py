@@ -25,9 +25,6 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 CONFIG_NAME = "train"
 ConfigStore.instance().store(name="_schema", node=RunConfig)
-# Sweeps run their jobs as processes (sweep.py); Hydra resolves the name at composition.
-_LAUNCHER = {"_target_": "snnrepro.sweep.ProcessLauncher"}
-ConfigStore.instance().store(group="hydra/launcher", name="snnrepro", node=_LAUNCHER)
 
 
 @cache

@@ -69,6 +69,8 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
     """Returns (run folder, checkpoint file)."""
     if "checkpoint" in given:
         file = Path(given["checkpoint"])
+        if not file.is_file():
+            raise StorageError(f"checkpoint={file}: no such file")
         return file.resolve().parent.parent, file
     runs = Path(given.get("runtime.output_dir", "outputs")) / "runs"
     folder = runs / given["run"]
@@ -112,6 +114,8 @@ def _timesteps(text: str) -> list[int]:
 
 
 def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
+    import torch
+
     from snnrepro.build import build_dataset, build_loss, build_model
     from snnrepro.runtime import set_up
     from snnrepro.train.checkpoint import load_file
@@ -122,8 +126,11 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
     data = build_dataset(run)
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     model.load_state_dict(state["model"])
+    model.to(device)
+    if run.runtime.channels_last:
+        model.to(memory_format=torch.channels_last)
     return evaluate(
-        model.to(device),
+        model,
         data.test,
         build_loss(run),
         timesteps=timesteps,

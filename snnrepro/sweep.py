@@ -1,37 +1,33 @@
-"""Hydra's multirun: every combination becomes a job of its own, and the sweep ends with a grid of results."""
+"""A sweep: every combination of the swept values becomes a job, and a grid of results ends it."""
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
 
+from snnrepro import io
 from snnrepro.compose import composer
-from snnrepro.errors import UserError, report
+from snnrepro.errors import UserError
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.runs import read_record
 
 
-class ProcessLauncher(Launcher):
-    """Runs the jobs of a sweep as processes; finished runs are skipped, unfinished ones resumed."""
+def expand(overrides: list[Override]) -> list[Job]:
+    """Returns one job per combination. Raises ConfigError for the first impossible one: nothing starts then."""
+    (combinations,) = BasicSweeper.split_arguments(overrides, None)
+    with composer() as make:
+        return [Job(list(words), make(words)) for words in combinations]
 
-    def setup(self, *, hydra_context, task_function, config) -> None:
-        self.config = config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        with composer() as make:
-            jobs = [Job(list(words), make(words)) for words in job_overrides]
-        # Hydra would print a traceback for an exception; SystemExit passes through it.
-        try:
-            run_jobs(jobs)
-        except UserError as error:
-            sys.exit(report(error))
-        print(grid(jobs))
-        failed = [job for job in jobs if job.status not in ("done", "diverged")]
-        if failed:
-            sys.exit(report(UserError(f"{len(failed)} of {len(jobs)} runs have no result; the same command retries")))
-        return [JobReturn(overrides=list(job.words), status=JobStatus.COMPLETED) for job in jobs]
+def run_sweep(jobs: Sequence[Job]) -> None:
+    """Runs the jobs, skips finished ones, prints the grid. Raises UserError when a job has no result."""
+    io.make_dir(Path(jobs[0].run.runtime.output_dir) / "runs")
+    run_jobs(jobs)
+    print(grid(jobs))
+    failed = [job for job in jobs if job.status not in ("done", "diverged")]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs have no result; the same command retries them")
 
 
 def cell(job: Job) -> str:
@@ -67,8 +63,3 @@ def grid(jobs: Sequence[Job]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     text = ["  ".join(item.rjust(width) for item, width in zip(line, widths, strict=True)) for line in lines]
     return "\n".join(["", "top-1 in percent on the test split", *text])
-
-
-def register() -> None:
-    """Makes the launcher, which the configuration names, known to Hydra."""
-    Plugins.instance().register(ProcessLauncher)

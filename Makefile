@@ -1,0 +1,46 @@
+# Every command a reader needs. `make help` lists them; ARGS passes further words on.
+VENV   ?= .venv
+PYTHON := $(VENV)/bin/python
+SCALE  ?= paper
+ARGS   ?=
+STAMP  := $(VENV)/.snnrepro-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-fast lint readme clean-runs table2 table10
+
+help:  ## list the commands
+	@awk -F':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create the virtual environment and install (once; again when pyproject.toml changes)
+
+$(STAMP): pyproject.toml
+	@command -v python3 >/dev/null || { echo "error: python3 not found; install Python 3.11 or newer"; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed, python3 is $$(python3 -V)"; exit 1; }
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade-strategy only-if-needed --editable '.[dev]'
+	touch $@
+
+train: setup  ## train the embedded default: handwritten digits, about a minute (ARGS="neuron=lif epochs=5")
+	$(PYTHON) train.py $(ARGS)
+
+test: setup lint  ## set up, lint, run all tests
+	$(PYTHON) -m pytest $(ARGS)
+
+test-fast: setup  ## run the tests that take seconds
+	$(PYTHON) -m pytest -m "not slow and not dist" $(ARGS)
+
+lint: setup  ## check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+table2 table10: setup  ## plan, run and render a table of the paper (SCALE=mini: embedded data, minutes)
+	$(PYTHON) -m snnrepro table $@ --scale $(SCALE) $(ARGS)
+
+readme: setup  ## write the mini results into README.md
+	$(PYTHON) -m snnrepro table table10 --scale mini --readme README.md
+	$(PYTHON) -m snnrepro table table2 --scale mini --readme README.md
+
+clean-runs:  ## remove all run folders (results!)
+	rm -rf outputs/runs
