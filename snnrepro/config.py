@@ -84,7 +84,7 @@ class DatasetConfig:
         if self.test_fraction is not None:
             in_range("dataset.test_fraction", self.test_fraction, 0.05, 0.5)
         if self.split_seed is not None:
-            in_range("dataset.split_seed", self.split_seed, 0)
+            in_range("dataset.split_seed", self.split_seed, 0, 2**32 - 1)
         if self.samples is not None:
             in_range("dataset.samples", self.samples, 40)
 

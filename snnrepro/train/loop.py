@@ -13,7 +13,7 @@ from snnrepro.build import build_dataset, build_loss, build_model
 from snnrepro.compose import to_plain, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder, loader
-from snnrepro.errors import DivergedError, Stopped
+from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.runs import RunLock, read_record, run_id, run_path
 from snnrepro.runtime import autocast, provenance, restore_rng, rng_state, set_up
 from snnrepro.train.checkpoint import Checkpoints
@@ -70,7 +70,12 @@ class Trainer:
         with StopRequest() as stop:
             try:
                 while self.epoch < self.run.epochs:
-                    self.train_epoch(stop)
+                    try:
+                        self.train_epoch(stop)
+                    except DataError:
+                        # A signal to the whole process group ends the loader's processes too.
+                        self.stop_if_asked(stop)
+                        raise
                     tracker.log(self.finish_epoch())
                     self.stop_if_asked(stop)
             except DivergedError as error:

@@ -1,0 +1,62 @@
+"""The loader: batched fetches, worker processes that change nothing but the speed."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from snnrepro.data.images import ImageSet
+from snnrepro.data.order import EpochOrder
+from snnrepro.errors import DataError
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+class _Loader(DataLoader):
+    dataset: ImageSet
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        if self.num_workers == 0:
+            yield from super().__iter__()
+            return
+        try:
+            yield from self._start_workers()
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise DataError(
+                f"dataset={self.dataset.name}: {reason}; runtime.workers=0 loads without worker processes"
+            ) from error
+
+    def _start_workers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # torch's SIGCHLD handler raises wherever the main thread happens to be, in the middle of a training step too.
+        # Without it a worker's death is seen when its batch is due, and a SIGTERM to the whole process group, workers
+        # included, lets the step end and the run save.
+        if threading.current_thread() is not threading.main_thread():
+            return super().__iter__()
+        handler = signal.getsignal(signal.SIGCHLD)
+        try:
+            return super().__iter__()
+        finally:
+            signal.signal(signal.SIGCHLD, handler)
+
+
+def loader(dataset: ImageSet, order: EpochOrder, *, workers: int, pin_memory: bool) -> DataLoader:
+    """Returns the loader of (images uint8 (B, C, H, W), labels int64 (B,)) in the given order.
+
+    Iterating it leaves the global random state alone, and raises DataError when a worker process dies or raises.
+    """
+    return _Loader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        # Only seeds the workers, in which nothing is random; left out, the seed would be drawn from the global state.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,184 @@
+"""The trainer: options change what they name, and numbers that go wrong stop it before the update."""
+
+import pytest
+import torch
+
+from snnrepro import config
+from snnrepro.compose import compose_run
+from snnrepro.errors import UserError
+from snnrepro.runs import run_path
+from snnrepro.train import guards, loop
+from snnrepro.train.loop import MAX_SKIPPED_STEPS, Trainer, train
+
+
+def trainer(words):
+    run = compose_run(words)
+    return Trainer(run, run_path(run))
+
+
+def one_step(t):
+    images, labels = t.data.train.images[:32], t.data.train.labels[:32]
+    t.model.train()
+    return t.train_step(images, labels)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runtime.precision=bf16"],
+        ["runtime.precision=fp16"],
+        ["runtime.channels_last=true"],
+        ["optimizer.clip_grad=0.1"],
+        ["optimizer=adamw"],
+        ["optimizer=lamb"],
+        ["neuron=lif"],
+        ["neuron.reset=hard", "surrogate=arctan"],
+        ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null"],
+        ["norm.alpha_v_threshold=true", "neuron.learn_threshold=false"],
+    ],
+    ids=" ".join,
+)
+def test_every_option_trains_to_a_finite_record(words, tiny):
+    record = train(compose_run([*tiny, "epochs=1", *words]))
+    assert record["status"] == "done" and record["final"]["loss"] > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_neurons_integrate_in_fp32_under_autocast(tiny, precision):
+    t = trainer([*tiny, f"runtime.precision={precision}"])
+    seen = {}
+    t.model.layer1[0].sn1.register_forward_hook(lambda m, i, o: seen.update(i=i[0].dtype, o=o.dtype, u=m.u_init.dtype))
+    one_step(t)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert seen["i"] == seen["o"] == low and seen["u"] == torch.float32
+    assert all(p.dtype == torch.float32 for p in t.model.parameters())
+
+
+def test_clipping_bounds_the_update(tiny):
+    steps = {}
+    for words in ([], ["optimizer.clip_grad=1e-3"]):
+        t = trainer([*tiny, "optimizer.weight_decay=0", "optimizer.neuron_weight_decay=0", *words])
+        before = [p.detach().clone() for p in t.model.parameters()]
+        one_step(t)
+        for group in t.optimizer.param_groups:
+            assert group["lr"] == 0.1
+        change = torch.cat([(a - b).flatten() for a, b in zip(t.model.parameters(), before, strict=True)]).norm()
+        steps[bool(words)] = change.item()
+    assert steps[True] == pytest.approx(0.1 * 1e-3, rel=1e-3)
+    assert steps[False] > 10 * steps[True]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_loss_stops_before_the_update(tiny, bad):
+    t = trainer(tiny)
+    loss = t.loss_fn
+    t.loss_fn = lambda logits, target: loss(logits, target) * bad
+    before = {name: p.detach().clone() for name, p in t.model.named_parameters()}
+    with pytest.raises(UserError, match="loss is not finite"):
+        one_step(t)
+    assert all(torch.equal(before[name], p) for name, p in t.model.named_parameters())
+
+
+def test_control_without_the_guard_the_weights_are_lost(tiny, monkeypatch):
+    t = trainer(tiny)
+    loss = t.loss_fn
+    t.loss_fn = lambda logits, target: loss(logits, target) * float("nan")
+    monkeypatch.setattr(Trainer, "check_finite", lambda self, *args: None)
+    one_step(t)
+    assert not all(torch.isfinite(p).all() for p in t.model.parameters())
+
+
+def test_bad_gradient_names_where_it_began(tiny):
+    t = trainer(tiny)
+
+    def poison(module, inputs, output):
+        output.register_hook(lambda grad: grad * float("inf"))
+
+    t.model.layer2[0].norm2.register_forward_hook(poison)
+    with pytest.raises(UserError, match=r"gradient of layer2\.0\.norm2.*nearest spiking layer layer2\.0\.sn1: v_thr"):
+        one_step(t)
+
+
+def test_nan_in_the_data_stops_the_run(tiny):
+    t = trainer(tiny)
+    normalise = t.data.train.normalise
+    object.__setattr__(t.data.train, "normalise", lambda images: normalise(images) * float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        one_step(t)
+
+
+def test_fp16_skips_a_few_overflows_then_gives_up(tiny):
+    t = trainer([*tiny, "runtime.precision=fp16"])
+    loss = t.loss_fn
+    t.loss_fn = lambda logits, target: loss(logits, target) + 0 * logits.sum() + _InfiniteGradient.apply(logits)
+    weight = t.model.stem.conv.weight.detach().clone()
+    for _ in range(MAX_SKIPPED_STEPS - 1):
+        one_step(t)
+    assert torch.equal(weight, t.model.stem.conv.weight)
+    with pytest.raises(UserError, match="not finite"):
+        one_step(t)
+
+
+class _InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits):
+        ctx.shape = logits.shape
+        return logits.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.full(ctx.shape, float("inf"))
+
+
+def test_the_static_image_passes_the_stem_once(tiny):
+    t = trainer([*tiny, "timesteps=4"])
+    shapes = []
+    t.model.stem.conv.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape)))
+    one_step(t)
+    assert shapes == [(32, 4, 8, 8)]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny, tmp_path):
+    losses = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = compose_run([*tiny, f"seed={seed}", f"runtime.output_dir={tmp_path}/{name}"])
+        train(run)
+        losses[name] = (run_path(run) / "metrics.jsonl").read_text()
+    assert losses["a"] == losses["b"] != losses["c"]
+
+
+def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
+    """A key that no code reads would be a dead option. The logger's are read by the W&B mirror, see its tests."""
+    schemas = [v for v in vars(config).values() if isinstance(v, type) and hasattr(v, "__dataclass_fields__")]
+    cnn = ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null", "optimizer=adamw"]
+    runs = [compose_run(tiny), compose_run([*tiny, *cnn])]
+    # These read every key to store it: not the reading that is meant.
+    monkeypatch.setattr(loop, "to_plain", lambda run: {})
+    monkeypatch.setattr(loop, "to_yaml", lambda run: "")
+    monkeypatch.setattr(loop, "run_id", lambda run: "x")
+    read: set[str] = set()
+
+    def spy(self, name):
+        read.add(f"{type(self).__name__}.{name}")
+        return object.__getattribute__(self, name)
+
+    for schema in schemas:
+        monkeypatch.setattr(schema, "__getattribute__", spy)
+    for number, run in enumerate(runs):
+        Trainer(run, tmp_path / str(number)).fit()
+    unread = {f"{schema.__name__}.{field}" for schema in schemas for field in schema.__dataclass_fields__} - read
+    assert {name for name in unread if not name.startswith(("LoggerConfig.", "ModelConfig.name"))} == {
+        "RuntimeConfig.output_dir"
+    }
+
+
+def test_where_not_finite_on_a_healthy_model_blames_the_norm_alone(tiny):
+    t = trainer(tiny)
+    one_step(t)
+    assert guards.where_not_finite(t.model, torch.tensor(1.0)) == ("gradient norm", "sn1")
+
+
+def test_torchrun_is_refused_clearly(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="torchrun"):
+        trainer(tiny)
