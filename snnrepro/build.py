@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -51,7 +52,7 @@ def build_model(
 ) -> nn.Module:
     """Returns the network on the CPU: images (B, C, H, W) or frames (T, B, C, H, W) to logits (T, B, classes)."""
     model = run.model
-    shared = {
+    shared: dict[str, Any] = {
         "in_shape": in_shape,
         "num_classes": num_classes,
         "widths": model.widths,
@@ -63,7 +64,9 @@ def build_model(
         "make_norm": norm_factory(run),
     }
     if model.arch == "resnet19":
+        assert model.stem_width is not None and model.blocks is not None and model.head is not None
         return ResNet19(stem_width=model.stem_width, blocks=model.blocks, head=model.head, **shared)
+    assert model.fc_spike is not None
     return CNN7(fc_spike=model.fc_spike, **shared)
 
 

@@ -83,7 +83,7 @@ def train_one(run: RunConfig) -> int:
         record = train(run)
     else:
         print(f"finished before: {path} (remove the folder to run it again)")
-    from snnrepro.train.progress import summary
+    from snnrepro.train.record import summary
 
     print(summary(record, path))
     return 0 if record["status"] == "done" else DivergedError.exit_code

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from snnrepro.config import RunConfig
 from snnrepro.errors import Stopped, StorageError
@@ -76,7 +77,7 @@ class _Pool:
     def __init__(self, queue: list[Job], at_a_time: int, threads: int):
         self.queue, self.at_a_time, self.threads = queue, at_a_time, threads
         self.total, self.finished = len(queue), 0
-        self.running: dict[subprocess.Popen, tuple[Job, float, tempfile.TemporaryFile]] = {}
+        self.running: dict[subprocess.Popen, tuple[Job, float, IO[str]]] = {}
         self.signal = 0
 
     def drain(self) -> None:
@@ -100,7 +101,7 @@ class _Pool:
             process.send_signal(signal.SIGTERM)
 
     def _start(self, job: Job) -> None:
-        log = tempfile.TemporaryFile("w+")
+        log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open until the job ends
         command = [sys.executable, "-m", "snnrepro", "train", *job.words, f"runtime.threads={self.threads}"]
         env = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         try:

@@ -121,11 +121,13 @@ def test_plain_and_yaml_round_trips(tmp_path):
 
 
 def test_keys_that_other_programs_rely_on_exist():
-    promised = """dataset model neuron surrogate norm loss optimizer seed epochs timesteps batch_size neuron.v_threshold
-        neuron.tau neuron.family neuron.reset neuron.detach_reset neuron.learn_threshold neuron.learn_tau
-        neuron.mp_init.enabled neuron.mp_init.beta surrogate.gamma optimizer.lr dataset.root runtime.device
-        runtime.precision runtime.backend runtime.output_dir logger""".split()
-    assert set(promised) <= set(keys())
+    promised = """
+        dataset model neuron surrogate norm loss optimizer logger seed epochs timesteps batch_size
+        neuron.v_threshold neuron.tau neuron.family neuron.reset neuron.detach_reset neuron.learn_threshold
+        neuron.learn_tau neuron.mp_init.enabled neuron.mp_init.beta surrogate.gamma optimizer.lr dataset.root
+        runtime.device runtime.precision runtime.backend runtime.output_dir
+    """
+    assert set(promised.split()) <= set(keys())
 
 
 def test_options_match_what_is_implemented():

@@ -74,7 +74,7 @@ class CNN7(nn.Module):
 
         x: frames (T, B, C, H, W), or a static image (B, C, H, W), shown for ``timesteps`` steps.
         """
-        x, timesteps = self.stem(x, timesteps or self.timesteps)
+        x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
         x = per_step(self.pool, self.sn1(x, timesteps))
         x = per_step(self.pool, self.conv3(self.conv2(x)))
         x = per_step(self.pool, self.conv5(self.conv4(x)))

@@ -142,7 +142,7 @@ class ResNet19(nn.Module):
 
         x: a static image (B, C, H, W), shown for ``timesteps`` steps, or frames (T, B, C, H, W).
         """
-        x, timesteps = self.stem(x, timesteps or self.timesteps)
+        x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
         x = self.sn1(x, timesteps)
         for stage in range(1, self.stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)

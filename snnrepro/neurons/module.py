@@ -18,6 +18,8 @@ class LIF(nn.Module):
     saved, restored and moved with the model. All three are 0-d and stay float32 (or wider) under autocast.
     """
 
+    v_threshold_raw: Tensor
+    tau_raw: Tensor
     u_init: Tensor
 
     def __init__(
@@ -69,10 +71,11 @@ class LIF(nn.Module):
         """
         result = lif(
             x,
-            self.u_init,
+            # A copy: a compiled layer keeps its inputs for the backward, and the buffer moves before that.
+            self.u_init.clone(),
             self.v_threshold,
             self.tau,
-            timesteps=timesteps or x.shape[0],
+            timesteps=x.shape[0] if timesteps is None else timesteps,
             family=self.family,
             surrogate=self.surrogate,
             gamma=self.gamma,

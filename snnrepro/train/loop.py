@@ -21,6 +21,7 @@ from snnrepro.train.evaluation import evaluate, to_input
 from snnrepro.train.guards import StopRequest, learned_scalars, where_not_finite
 from snnrepro.train.optim import learning_rate, make_optimizer, parameter_groups
 from snnrepro.train.progress import Progress, timed
+from snnrepro.train.record import describe, finite_or_none, timing_of
 
 # fp16 skips a step whose gradient overflows and lowers its scale; this many in a row mean it cannot recover.
 MAX_SKIPPED_STEPS = 20
@@ -79,9 +80,10 @@ class Trainer:
                     tracker.log(self.finish_epoch())
                     self.stop_if_asked(stop)
             except DivergedError as error:
-                record = self.write_record("diverged", {"diverged": self.divergence(error)})
+                where = {"message": str(error), "epoch": self.epoch + 1, "step": self.step}
+                record = self.write_record("diverged", where)
             else:
-                record = self.write_record("done", {})
+                record = self.write_record("done")
         tracker.finish(record)
         return record
 
@@ -155,7 +157,8 @@ class Trainer:
         values = learned_scalars(self.model)[layer]
         text = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
         raise DivergedError(
-            f"epoch {self.epoch + 1}, step {self.step + 1}: {tensor} is not finite; nearest spiking layer {layer}: {text}"
+            f"epoch {self.epoch + 1}, step {self.step + 1}: {tensor} is not finite; "
+            f"nearest spiking layer {layer}: {text}"
         )
 
     def finish_epoch(self) -> dict[str, Any]:
@@ -260,39 +263,21 @@ class Trainer:
         if self.step:
             print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
 
-    def divergence(self, error: DivergedError) -> dict[str, Any]:
-        """Returns what is known about the first non-finite number."""
-        return {"message": str(error), "epoch": self.epoch + 1, "step": self.step}
-
-    def write_record(self, status: str, extra: dict[str, Any]) -> dict[str, Any]:
+    def write_record(self, status: str, diverged: dict[str, Any] | None = None) -> dict[str, Any]:
         """Writes and returns the run's record; its presence is what makes the run finished."""
-        seconds, images = self.timing["train_seconds"], self.timing["images"]
         record = {
             "id": self.id,
             "status": status,
             "final": self.final,
             "best": self.best,
-            "learned": {
-                layer: {name: value if _finite(value) else None for name, value in values.items()}
-                for layer, values in learned_scalars(self.model).items()
-            },
+            "learned": finite_or_none(learned_scalars(self.model)),
             "config": to_plain(self.run),
-            "data": {
-                "name": self.data.name,
-                "split": self.data.split,
-                "digest": self.data.digest,
-                "train": len(self.data.train),
-                "test": len(self.data.test),
-                "embedded": self.data.embedded,
-            },
+            "data": describe(self.data),
             "provenance": provenance(self.run.runtime, self.device),
-            "timing": {
-                "train_seconds": seconds,
-                "images_per_second": images / seconds if seconds else 0.0,
-                "data_wait_share": self.timing["wait_seconds"] / seconds if seconds else 0.0,
-            },
-            **extra,
+            "timing": timing_of(self.timing),
         }
+        if diverged is not None:
+            record["diverged"] = diverged
         io.write_json(self.path / "record.json", record)
         return record
 

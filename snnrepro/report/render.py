@@ -1,0 +1,147 @@
+"""A table document as Markdown, CSV and flat rows. Reads the document only, so a stored one renders the same."""
+
+import csv
+import io as text_io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from snnrepro.report.tables import DIVERGED
+
+Cell = dict[str, Any]
+
+
+def scale_label(document: dict[str, Any]) -> str:
+    """Returns what the runs are, such as "mini: digits, not paper numbers"."""
+    label = f"{document['scale']}: {document['data']}"
+    if document["scale"] != "paper":
+        label += ", not paper numbers"
+    if document["changes"]:
+        label += f"; changed: {' '.join(document['changes'])}"
+    return label
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Returns the table as Markdown: one grid per quantity, or one column per quantity where the table has one."""
+    seeds = document["seeds"]
+    name = document["table"].replace("table", "Table ")
+    lines = [
+        f"**{name}. {document['title']}.** Scale: **{scale_label(document)}**.",
+        "",
+        f"`{document['metric']}` in percent, ours as mean ± sample standard deviation over seeds "
+        f"{', '.join(map(str, seeds))} (n = {len(seeds)} where nothing else is said). "
+        "`div.`: diverged, with the share of seeds where some did not; `-`: no run.",
+        "",
+    ]
+    quantities = _quantities(document)
+    if len(document["columns"]) == 1:
+        lines += _side_by_side(document, quantities)
+    else:
+        for title, show in quantities:
+            lines += [f"{title}:", "", *_grid(document, show), ""]
+    return "\n".join([*lines, *_notes(document)]).strip() + "\n"
+
+
+def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], str]]]:
+    """Returns what is shown of a cell: a title and a text each."""
+    quantities: list[tuple[str, Callable[[Cell], str]]] = [
+        (f"ours, {document['data']}", lambda cell: ours(cell, len(document["seeds"]))),
+    ]
+    if document["difference_to"]:
+        quantities.append((f"ours, difference to {document['difference_to']}", _difference))
+    reminder = "" if document["scale"] == "paper" else f", other data: not comparable with {document['data']}"
+    quantities.append((f"paper{reminder}", _paper))
+    return quantities
+
+
+def ours(cell: Cell, seeds: int) -> str:
+    """Returns our value as text, such as ``97.20 ± 0.14``, ``div.``, ``97.20 ± 0.10, div. (1/3)`` or ``-``."""
+    n, diverged = cell["n"], cell["diverged"]
+    if n + diverged == 0:
+        return "-"
+    if diverged == seeds:
+        return "div."
+    parts = []
+    if n:
+        spread = f" ± {cell['std']:.2f}" if cell["std"] is not None else ""
+        parts.append(f"{cell['mean']:.2f}{spread}")
+    if diverged:
+        parts.append(f"div. ({diverged}/{n + diverged})")
+    incomplete = f" (n = {n})" if n + diverged < seeds else ""
+    return ", ".join(parts) + incomplete
+
+
+def _paper(cell: Cell) -> str:
+    if cell["paper"] is None:
+        return ""
+    if cell["paper"] == DIVERGED:
+        return "div."
+    spread = f" ± {cell['paper_std']:.2f}" if cell["paper_std"] is not None else ""
+    return f"{cell['paper']:.2f}{spread}"
+
+
+def _difference(cell: Cell) -> str:
+    if cell["difference"] is None:
+        return ""
+    return f"{round(cell['difference'], 2) + 0.0:+.2f}"  # + 0.0 makes a negative zero positive
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]], labels: int) -> list[str]:
+    """Returns a Markdown table with aligned source; the columns after the ``labels`` first are set right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = ["-" * max(3, w) if i < labels else "-" * (max(3, w) - 1) + ":" for i, w in enumerate(widths)]
+    aligned = [
+        [item.ljust(max(3, w)) if i < labels else item.rjust(max(3, w)) for i, (item, w) in enumerate(pairs)]
+        for pairs in (list(zip(row, widths, strict=True)) for row in [header, *rows])
+    ]
+    return [f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]]]
+
+
+def _grid(document: dict[str, Any], show: Callable[[Cell], str]) -> list[str]:
+    labels = document["row_labels"]
+    header = [*labels, *(f"{document['column_label']} = {column}" for column in document["columns"])]
+    rows = [[*row["label"], *map(show, row["cells"])] for row in document["rows"]]
+    return _lines(header, rows, len(labels))
+
+
+def _side_by_side(document: dict[str, Any], quantities: list[tuple[str, Callable[[Cell], str]]]) -> list[str]:
+    labels = document["row_labels"]
+    header = [*labels, *(title for title, _ in quantities), "n"]
+    rows = []
+    for row in document["rows"]:
+        (cell,) = row["cells"]
+        rows.append([*row["label"], *(show(cell) for _, show in quantities), str(cell["n"])])
+    return [*_lines(header, rows, len(labels)), ""]
+
+
+def _notes(document: dict[str, Any]) -> list[str]:
+    lines = [document["note"], ""] if document["note"] else []
+    reasons: dict[str, list[str]] = {}
+    for row in document["rows"]:
+        if row["not_run"]:
+            reasons.setdefault(row["not_run"], []).append(", ".join(row["label"]))
+    lines += [f"Not run ({'; '.join(rows)}): {reason}." for reason, rows in reasons.items()]
+    return lines
+
+
+def flat_rows(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Returns (column names, one row per cell), for CSV and W&B; nothing is rounded."""
+    values = ("paper", "paper_std", "mean", "std", "n", "diverged", "missing", "difference")
+    columns = ["table", "scale", *document["row_labels"], document["column_label"] or "column"]
+    columns += ["paper", "paper_std", "ours", "ours_std", *values[4:]]
+    rows = []
+    for row in document["rows"]:
+        for column, cell in zip(document["columns"], row["cells"], strict=True):
+            where = [document["table"], scale_label(document), *row["label"], column]
+            runs = " ".join(run["run"] for run in cell["runs"])
+            rows.append([*where, *(cell[value] for value in values), document["difference_to"], runs])
+    return [*columns, "difference_to", "runs"], rows
+
+
+def to_csv(document: dict[str, Any]) -> str:
+    """Returns the flat rows as CSV with a header; an empty field is a value that does not exist."""
+    columns, rows = flat_rows(document)
+    out = text_io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return out.getvalue()

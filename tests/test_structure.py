@@ -1,0 +1,87 @@
+"""The house rules that a machine can check: size, direction of imports, the journey of one value."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from snnrepro.build import build_model
+from snnrepro.cli import main
+from snnrepro.compose import compose_run
+from snnrepro.runs import run_path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted([*ROOT.glob("snnrepro/**/*.py"), *ROOT.glob("scripts/*.py"), ROOT / "train.py", ROOT / "evaluate.py"])
+
+# What each layer of the package may not know.
+FORBIDDEN = {
+    "neurons": ("config", "compose", "data", "train", "models", "report"),
+    "models": ("config", "compose", "data", "train", "report"),
+    "norms": ("config", "compose", "data", "train", "models", "report"),
+    "layers": ("config", "compose", "data", "train", "models", "report"),
+    "losses": ("config", "compose", "data", "train", "models", "report"),
+    "data": ("config", "compose", "train", "models", "neurons", "report"),
+    "report": ("train", "models", "neurons"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 60, node.name
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_imports_point_one_way(part):
+    folder = ROOT / "snnrepro" / part
+    for path in folder.glob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        for name in FORBIDDEN[part]:
+            bad = {i for i in imports(path) if i == f"snnrepro.{name}" or i.startswith(f"snnrepro.{name}.")}
+            assert not bad, f"{path.name} imports {bad}"
+
+
+def test_hydra_is_known_at_the_edge_only():
+    edge = {"cli.py", "compose.py", "sweep.py"}
+    for path in FILES:
+        if path.name not in edge:
+            assert not {i for i in imports(path) if i.split(".")[0] in ("hydra", "omegaconf")}, path
+
+
+def test_every_public_function_says_what_it_does():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_one_value_travels_from_the_command_line_to_the_neuron_and_back_into_the_record(tiny, capsys):
+    words = [*tiny, "neuron.v_threshold=0.5", "neuron.learn_threshold=false"]
+    run = compose_run(words)
+    assert run.neuron.v_threshold == 0.5
+    model = build_model(run, in_shape=(1, 8, 8), num_classes=10)
+    assert model.sn1.v_threshold.item() == pytest.approx(0.5, rel=1e-7)
+    # 0.6 stays below the default threshold of 1 and reaches 0.5: only the journey's value makes it spike.
+    model.sn1.tau_raw.data = torch.tensor(1e3)
+    assert model.sn1(torch.full((2, 1), 0.6)).tolist() == [[pytest.approx(0.5)], [pytest.approx(0.5)]]
+    assert main(["train", *words]) == 0
+    record = json.loads((run_path(run) / "record.json").read_text())
+    assert record["config"]["neuron"]["v_threshold"] == 0.5
+    assert record["learned"]["sn1"]["v_threshold"] == pytest.approx(0.5, rel=1e-7)
+    capsys.readouterr()
