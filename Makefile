@@ -6,10 +6,10 @@ ARGS   ?=
 STAMP  := $(VENV)/.snnrepro-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint readme clean-runs table2 table10
+.PHONY: help setup train test test-fast lint readme clean-runs table2 table10 mp_init
 
 help:  ## list the commands
-	@awk -F':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create the virtual environment and install (once; again when pyproject.toml changes)
 
@@ -35,12 +35,12 @@ lint: setup  ## check style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-table2 table10: setup  ## plan, run and render a table of the paper (SCALE=mini: embedded data, minutes)
+table2 table10 mp_init: setup  ## plan, run and render a table of the paper (SCALE=mini: embedded data, minutes)
 	$(PYTHON) -m snnrepro table $@ --scale $(SCALE) $(ARGS)
 
 readme: setup  ## write the mini results into README.md
 	$(PYTHON) -m snnrepro table table10 --scale mini --readme README.md
-	$(PYTHON) -m snnrepro table table2 --scale mini --readme README.md
+	$(PYTHON) -m snnrepro table mp_init --scale mini --readme README.md
 
 clean-runs:  ## remove all run folders (results!)
 	rm -rf outputs/runs

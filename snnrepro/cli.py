@@ -1,5 +1,6 @@
 """The command line: checks the words, runs one job or hands a sweep to Hydra, turns errors into one line."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[command](rest)
     except UserError as error:
         return report(error)
+    except BrokenPipeError:
+        # The reader (head, less) has enough. Python would complain again when it closes the stream at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint stands", file=sys.stderr)
         return 130

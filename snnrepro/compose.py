@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -137,9 +137,7 @@ def compose_run(words: Sequence[str]) -> RunConfig:
 
 def to_plain(run: RunConfig) -> dict[str, Any]:
     """Returns the configuration as nested dicts of plain values."""
-    plain = OmegaConf.to_container(OmegaConf.structured(run))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return asdict(run)
 
 
 def to_yaml(run: RunConfig) -> str:

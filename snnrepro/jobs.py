@@ -130,7 +130,8 @@ class _Pool:
             assert record is not None
             return f"{name}, top-1 {record['final']['top1']:.2f} %, {seconds:.0f} s"
         if job.status == "failed":
-            job.message = lines[-1] if lines else f"exit code {job.code}"
+            errors = [line for line in lines if line.startswith("error: ")] or lines
+            job.message = errors[-1] if errors else "no output"
             return f"{name} (exit code {job.code}): {job.message}"
         return f"{name}, {seconds:.0f} s"
 

@@ -222,8 +222,7 @@ def _init(wandb: Any, settings: dict[str, Any]) -> Any:
         run = wandb.init(**options, mode=mode)
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
-    folder = Path(run.dir).parent
-    where = run.url if mode == "online" else f"{folder}; `wandb sync {folder}` uploads it"
+    where = run.url if mode == "online" else f"upload later with: wandb sync {Path(run.dir).parent}"
     print(f"wandb: {mode}: {where}", file=sys.stderr)
     return run
 

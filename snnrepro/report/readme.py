@@ -23,7 +23,7 @@ def replace_block(text: str, table: str, scale: str, content: str) -> str:
         raise ConfigError(f"the marker {start} must occur once, found {text.count(start)}; close it with {_END}")
     before, after = text.split(start)
     body, end, rest = after.partition(_END)
-    if not end or re.search(r"<!-- table\d+ \w+ -->", body):
+    if not end or re.search(r"<!-- \w+ (paper|mini) -->", body):
         raise ConfigError(f"the block {start} is not closed; add a line {_END}")
     return f"{before}{start}\n{content.strip()}\n{_END}{rest}"
 

@@ -48,6 +48,8 @@ def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], st
     ]
     if document["difference_to"]:
         quantities.append((f"ours, difference to {document['difference_to']}", _difference))
+    if all(cell["paper"] is None for row in document["rows"] for cell in row["cells"]):
+        return quantities
     reminder = "" if document["scale"] == "paper" else f", other data: not comparable with {document['data']}"
     quantities.append((f"paper{reminder}", _paper))
     return quantities

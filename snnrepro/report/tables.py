@@ -73,16 +73,22 @@ class Table:
 
 
 def names() -> list[str]:
-    """Returns the tables that exist, such as ["table2", "table10"]."""
-    numbers = sorted(int(path.stem.removeprefix("table")) for path in FOLDER.glob("table[0-9][0-9].yaml"))
-    return [f"table{number}" for number in numbers]
+    """Returns the tables that exist, such as ["table2", "table10", "mp_init"]: the paper's, then our own."""
+    return list(_files())
+
+
+def _files() -> dict[str, Path]:
+    """Returns the file of each table by its name: table02.yaml holds ``table2``."""
+    paths = sorted(FOLDER.glob("*.yaml"), key=lambda path: (not path.stem.startswith("table"), path.stem))
+    return {re.sub(r"^table0?", "table", path.stem): path for path in paths}
 
 
 def load(name: str) -> Table:
     """Returns the table called ``name``. Raises ConfigError for an unknown name or a faulty file."""
-    if name not in names():
-        raise ConfigError(f"{name}: no such table; there are {', '.join(names())}{nearest(name, names())}")
-    return read(name, FOLDER / f"table{int(name.removeprefix('table')):02d}.yaml")
+    files = _files()
+    if name not in files:
+        raise ConfigError(f"{name}: no such table; there are {', '.join(files)}{nearest(name, files)}")
+    return read(name, files[name])
 
 
 def read(name: str, path: Path) -> Table:

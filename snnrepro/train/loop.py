@@ -195,10 +195,16 @@ class Trainer:
         self.save()
         print(
             f"epoch {self.epoch}/{run.epochs}: loss {line['train_loss']:.4f}, train top-1 {line['train_top1']:.2f} %, "
-            f"test loss {line['loss']:.4f}, test top-1 {line['top1']:.2f} %",
+            f"test loss {line['loss']:.4f}, test top-1 {line['top1']:.2f} %, {self.pace()}",
             flush=True,
         )
         return line
+
+    def pace(self) -> str:
+        """Returns images per second and the training time left, as text."""
+        per_image = self.timing["train_seconds"] / self.timing["images"]
+        left = (self.run.epochs - self.epoch) * len(self.data.train) * per_image
+        return f"{1 / per_image:.0f} images/s, {left:.0f} s left"
 
     def stop_if_asked(self, stop: StopRequest) -> None:
         """Saves and raises Stopped after a signal, unless the run is over anyway."""
