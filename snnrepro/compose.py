@@ -156,6 +156,8 @@ def from_yaml(path: Path) -> RunConfig:
 def from_plain(plain: Any) -> RunConfig:
     """Returns the configuration stored as plain values. Raises ConfigError where it does not fit the schema."""
     try:
-        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
+        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
+        assert isinstance(tree, DictConfig)
+        return to_run_config(tree)
     except OmegaConfBaseException as error:
         raise _explain(error) from None

@@ -6,7 +6,7 @@ object, and the run would silently train with the default.
 
 import difflib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from snnrepro.errors import ConfigError
@@ -52,7 +52,7 @@ def in_range(key: str, value: float | None, low: float, high: float = math.inf, 
         raise ConfigError(f"{key}={value}: must be a finite number {bound}{top}")
 
 
-def _only_for(section: str, owner: str, values: dict[str, object], used: Collection[str]) -> None:
+def _only_for(section: str, owner: str, values: Mapping[str, object], used: Collection[str]) -> None:
     """Raises ConfigError where a key that ``owner`` does not use is set, or one that it needs is null."""
     for name, value in values.items():
         if name in used and value is None:
