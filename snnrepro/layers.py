@@ -12,6 +12,11 @@ def per_step(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+def make_classifier(features: int, num_classes: int) -> nn.Module:
+    """Returns the last linear layer of a network, or an identity for 0 classes, as timm has it."""
+    return nn.Linear(features, num_classes) if num_classes else nn.Identity()
+
+
 class TimeSharedDropout(nn.Module):
     """Dropout whose mask is drawn once per sample and held over the window."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from snnrepro.layers import TimeSharedDropout, per_step
+from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
 from snnrepro.models.stem import Stem
 
 
@@ -54,9 +54,11 @@ class CNN7(nn.Module):
         make_norm: Callable,
     ):
         super().__init__()
+        if min(in_shape[1:]) < 8:
+            raise ValueError(f"in_shape={tuple(in_shape)}: three pools need frames of at least 8 x 8")
         self.timesteps, self.mean_over_time = timesteps, mean_over_time
-        self.num_classes, self.num_features = num_classes, hidden
         a, b, c = widths
+        self.num_classes, self.num_features, self.head_hidden_size = num_classes, c, hidden
         self.stem = Stem(_conv(in_shape[0], a), make_norm(a, residual=False))
         self.sn1 = make_neuron()
         self.conv2 = ConvUnit(a, b, make_neuron, make_norm)
@@ -67,17 +69,30 @@ class CNN7(nn.Module):
         self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
         self.fc1 = nn.Linear(c * (in_shape[1] // 8) * (in_shape[2] // 8), hidden)
         self.sn6 = make_neuron() if fc_spike else nn.Identity()
-        self.fc2 = nn.Linear(hidden, num_classes)
+        self.fc = make_classifier(hidden, num_classes)
 
     def forward(self, x: Tensor, timesteps: int | None = None) -> Tensor:
         """Returns logits (T, B, num_classes), or (B, num_classes) with ``mean_over_time``.
 
         x: frames (T, B, C, H, W), or a static image (B, C, H, W), shown for ``timesteps`` steps.
         """
+        x = self.forward_features(x, timesteps)
+        x = self.sn6(self.fc1(self.dropout1(x.flatten(2))))
+        logits = self.fc(self.dropout2(x))
+        return logits.mean(0) if self.mean_over_time else logits
+
+    def forward_features(self, x: Tensor, timesteps: int | None = None) -> Tensor:
+        """Returns the pooled maps before the linear layers, (T, B, num_features, H/8, W/8); arguments as in forward."""
         x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
         x = per_step(self.pool, self.sn1(x, timesteps))
         x = per_step(self.pool, self.conv3(self.conv2(x)))
-        x = per_step(self.pool, self.conv5(self.conv4(x)))
-        x = self.sn6(self.fc1(self.dropout1(x.flatten(2))))
-        logits = self.fc2(self.dropout2(x))
-        return logits.mean(0) if self.mean_over_time else logits
+        return per_step(self.pool, self.conv5(self.conv4(x)))
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the last linear layer by a fresh one, or by an identity for 0 classes."""
+        self.num_classes = num_classes
+        self.fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.parameters()))

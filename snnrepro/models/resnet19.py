@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from snnrepro.layers import TimeSharedDropout, per_step
+from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
 from snnrepro.models.stem import Stem
 from snnrepro.options import HEADS
 
@@ -50,7 +50,7 @@ class _OfficialHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, dropout: float):
         super().__init__()
         self.dropout = TimeSharedDropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.dropout(x.mean((-2, -1))))
@@ -64,11 +64,11 @@ class _TetHead(nn.Module):
         self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
         self.fc1 = nn.Linear(channels, hidden)
         self.sn = make_neuron()
-        self.fc2 = nn.Linear(hidden, num_classes)
+        self.fc = make_classifier(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.sn(self.fc1(self.dropout1(x.mean((-2, -1)))))
-        return self.fc2(self.dropout2(y))
+        return self.fc(self.dropout2(y))
 
 
 class _TebnHead(nn.Module):
@@ -79,11 +79,11 @@ class _TebnHead(nn.Module):
         self.pool = nn.AvgPool2d(2)
         self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
         self.fc1 = nn.Linear(features, hidden)
-        self.fc2 = nn.Linear(hidden, num_classes)
+        self.fc = make_classifier(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.fc1(self.dropout1(per_step(self.pool, x).flatten(2)))
-        return self.fc2(self.dropout2(y))
+        return self.fc(self.dropout2(y))
 
 
 class ResNet19(nn.Module):
@@ -114,6 +114,7 @@ class ResNet19(nn.Module):
         super().__init__()
         self.timesteps, self.mean_over_time = timesteps, mean_over_time
         self.num_classes, self.num_features = num_classes, widths[-1]
+        self.head_hidden_size = widths[-1] if head == "official" else hidden
         self.stem = Stem(_conv(in_shape[0], stem_width, 3), make_norm(stem_width, residual=False))
         self.sn1 = make_neuron()
         channels = stem_width
@@ -142,9 +143,22 @@ class ResNet19(nn.Module):
 
         x: a static image (B, C, H, W), shown for ``timesteps`` steps, or frames (T, B, C, H, W).
         """
+        logits = self.head(self.forward_features(x, timesteps))
+        return logits.mean(0) if self.mean_over_time else logits
+
+    def forward_features(self, x: Tensor, timesteps: int | None = None) -> Tensor:
+        """Returns the outputs of the last spiking layer, (T, B, num_features, H/4, W/4); arguments as in forward."""
         x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
         x = self.sn1(x, timesteps)
         for stage in range(1, self.stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)
-        logits = self.head(x)
-        return logits.mean(0) if self.mean_over_time else logits
+        return x
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the last linear layer."""
+        return self.head.get_submodule("fc")
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the last linear layer by a fresh one, or by an identity for 0 classes."""
+        self.num_classes = num_classes
+        self.head.fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.parameters()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ def _compiled_lif(**options) -> Callable[..., LIFResult]:
     """Returns ``lif_reference`` with these options, compiled; one compilation serves layers of every size."""
     # Above 30 operations an intermediate is stored instead of inlined. The default for CPUs inlines on, and the
     # code then grows exponentially with the number of steps.
-    inductor = {"realize_opcount_threshold": 30}
+    inductor: dict[str, Any] = {"realize_opcount_threshold": 30}
     compiled = torch.compile(partial(lif_reference, **options), dynamic=True, fullgraph=True, options=inductor)
     # gamma enters as a constant: a symbolic float may not cross into the backward of an autograd Function. Every
     # timesteps, number of dimensions and gradient mode is a graph of its own, more than the default limit of 8.
@@ -52,7 +53,7 @@ def lif(
         raise ValueError(f"timesteps={timesteps} must be at least 1")
     if x.shape[0] not in (1, timesteps):
         raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
-    options = {
+    options: dict[str, Any] = {
         "timesteps": timesteps,
         "family": family,
         "surrogate": surrogate,
