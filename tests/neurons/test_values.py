@@ -155,3 +155,39 @@ def test_impossible_arguments_are_refused():
             run_lif(x, *scalars(0, 1, 2), **(good | {name: value}))
     with pytest.raises(ValueError, match="timesteps=0"):
         make_lif()(x, 0)
+
+
+@pytest.mark.parametrize("tau", [4 / 3, 2.0, 10.0])
+@pytest.mark.parametrize("reset", RESETS)
+def test_codes_that_do_not_decay_the_input_convert(reset, tau):
+    # TET, TEBN and others write m' = (1 - 1/tau) u' + x with threshold v'; here that is v' / tau.
+    x = torch.rand(8, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    v_other, u, spikes = 1.0, torch.zeros(50, dtype=torch.float64), []
+    for step in x:
+        m = (1 - 1 / tau) * u + step
+        s = (m >= v_other).double()
+        u = m - v_other * s if reset == "soft" else m * (1 - s)
+        spikes.append(s)
+    found = run_lif(x, *scalars(0, v_other / tau, tau, torch.float64), timesteps=8, family="as_sg", reset=reset).o
+    assert 0.05 < found.mean() < 0.95
+    assert torch.equal(found, torch.stack(spikes))
+
+
+@pytest.mark.parametrize("v", [0.3, 1.0, 2.5])
+def test_trsg_is_a_one_bit_quantiser_of_the_membrane(v):
+    # The released network rounds clamp(m/V - 1/2, 0, 1) straight through and multiplies by V.
+    ratio = torch.tensor([0.4, 0.6, 0.98, 1.2, 1.48, 1.6], dtype=torch.float64)
+    found, expected = [], []
+    for results, quantise in ((found, False), (expected, True)):
+        m = (ratio * v).requires_grad_()
+        threshold = torch.tensor(v, dtype=torch.float64, requires_grad=True)
+        if quantise:
+            soft = (m / threshold - 0.5).clamp(0, 1)
+            o = (soft + (soft.round() - soft).detach()) * threshold
+        else:
+            # tau = 1 turns the current into the membrane
+            zero, one = (torch.tensor(number, dtype=torch.float64) for number in (0, 1))
+            o = run_lif(m[None], zero, threshold, one, timesteps=1, family="trsg", reset="soft").o[0]
+        results += [o.detach(), *torch.autograd.grad(o, (m, threshold), torch.arange(1.0, 7, dtype=torch.float64))]
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
