@@ -16,7 +16,7 @@ from snnrepro.data import EpochOrder, loader
 from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.runs import RunLock, read_record, run_id, run_path
 from snnrepro.runtime import autocast, provenance, restore_rng, rng_state, set_up
-from snnrepro.train.checkpoint import Checkpoints
+from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
 from snnrepro.train.guards import StopRequest, learned_scalars, where_not_finite
 from snnrepro.train.optim import learning_rate, make_optimizer, parameter_groups
@@ -164,6 +164,8 @@ class Trainer:
     def finish_epoch(self) -> dict[str, Any]:
         """Evaluates, writes the epoch's line and checkpoint, and returns the line."""
         run, totals = self.run, self.totals
+        # A buffer may have gone bad in a step whose loss and gradient were still finite.
+        assert_finite(self.model.state_dict())
         tested = evaluate(
             self.model,
             self.data.test,

@@ -6,7 +6,7 @@ import torch
 from snnrepro import config
 from snnrepro.compose import compose_run
 from snnrepro.errors import UserError
-from snnrepro.runs import run_path
+from snnrepro.runs import read_record, run_path
 from snnrepro.train import guards, loop
 from snnrepro.train.loop import MAX_SKIPPED_STEPS, Trainer, train
 
@@ -105,6 +105,23 @@ def test_nan_in_the_data_stops_the_run(tiny):
     object.__setattr__(t.data.train, "normalise", lambda images: normalise(images) * float("nan"))
     with pytest.raises(UserError, match="not finite"):
         one_step(t)
+
+
+def test_a_bad_buffer_ends_the_run_as_diverged_with_every_file_readable(tiny, monkeypatch):
+    original = Trainer.train_epoch
+
+    def spoil(self, stop):
+        original(self, stop)
+        if self.epoch == 1:
+            self.model.layer1[0].sn2.u_init.fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "train_epoch", spoil)
+    run = compose_run(tiny)
+    record = train(run)
+    assert record["status"] == "diverged" and "layer1.0.sn2.u_init" in record["diverged"]["message"]
+    assert record["learned"]["layer1.0.sn2"]["u_init"] is None
+    assert read_record(run_path(run)) == record
+    assert len((run_path(run) / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_fp16_skips_a_few_overflows_then_gives_up(tiny):
