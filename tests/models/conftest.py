@@ -4,26 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from lif_options import NEURON
 
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
 from snnrepro.neurons import LIF
 from snnrepro.norms import make_tdbn
 
-NEURON = {
-    "family": "trsg",
-    "surrogate": "rectangular",
-    "gamma": 1.0,
-    "reset": "soft",
-    "detach_reset": False,
-    "v_threshold": 1.0,
-    "tau": 2.0,
-    "learn_threshold": True,
-    "learn_tau": True,
-    "mp_init": True,
-    "beta": 0.9,
-    "backend": "reference",
-}
 NORM = {"eps": 1e-5, "momentum": 0.1, "alpha_v_threshold": False, "v_threshold": 1.0}
 RESNET19 = {"stem_width": 64, "widths": (128, 256, 512), "blocks": (3, 3, 2), "head": "official", "hidden": 256}
 CNN = {"widths": (64, 128, 256), "hidden": 1024, "fc_spike": False}

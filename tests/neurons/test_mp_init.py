@@ -6,28 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lif_options import make_lif
 
 from snnrepro.neurons import LIF
 from snnrepro.neurons.mp_init import running_mean
-
-
-def make_lif(kind=LIF, **changed):
-    options = {
-        "family": "trsg",
-        "surrogate": "rectangular",
-        "gamma": 1.0,
-        "reset": "soft",
-        "detach_reset": False,
-        "v_threshold": 1.0,
-        "tau": 2.0,
-        "learn_threshold": True,
-        "learn_tau": True,
-        "mp_init": True,
-        "beta": 0.9,
-        "backend": "reference",
-    }
-    return kind(**(options | changed))
-
 
 # Two steps, tau 2, V 1. From u_init = 0 the columns end at 0.5 (fires once), 0.5 (once), 0.75 (never), 0 (twice).
 CURRENT = torch.tensor([[2.0, 4.0, 1.0, 4.0], [1.0, 0.0, 1.0, 1.0]])

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
+from lif_options import make_lif
 
-from snnrepro.neurons import LIF
 from snnrepro.neurons.functional import lif
 from snnrepro.options import FAMILIES, RESETS
 
@@ -38,24 +38,6 @@ def test_hand_computed_trajectory(reset, v, tau, u_init, current, spikes, last, 
     result = run_lif(x, *scalars(u_init, v, tau, dtype), timesteps=len(current), family=family, reset=reset)
     assert result.o[:, 0].tolist() == [(v if family == "trsg" else 1) * s for s in spikes]
     assert (result.u_sum.item(), result.active_count.item()) == (last, 1)
-
-
-def make_lif(**changed):
-    options = {
-        "family": "trsg",
-        "surrogate": "rectangular",
-        "gamma": 1.0,
-        "reset": "soft",
-        "detach_reset": False,
-        "v_threshold": 1.0,
-        "tau": 2.0,
-        "learn_threshold": True,
-        "learn_tau": True,
-        "mp_init": False,
-        "beta": 0.9,
-        "backend": "reference",
-    }
-    return LIF(**(options | changed))
 
 
 def around(value, dtype):
