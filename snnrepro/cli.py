@@ -1,4 +1,4 @@
-"""The command line: checks the words, runs one job or hands a sweep to Hydra, turns errors into one line."""
+"""The command line: checks the words, runs one job or a sweep, turns errors into one line."""
 
 import os
 import sys

@@ -114,10 +114,8 @@ def _timesteps(text: str) -> list[int]:
 
 
 def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
-    import torch
-
     from snnrepro.build import build_dataset, build_loss, build_model
-    from snnrepro.runtime import set_up
+    from snnrepro.runtime import place, set_up
     from snnrepro.train.checkpoint import load_file
     from snnrepro.train.evaluation import evaluate
 
@@ -126,17 +124,11 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
     data = build_dataset(run)
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     model.load_state_dict(state["model"])
-    model.to(device)
-    if run.runtime.channels_last:
-        model.to(memory_format=torch.channels_last)
     return evaluate(
-        model,
+        place(model, device, run.runtime.channels_last),
         data.test,
         build_loss(run),
         timesteps=timesteps,
         device=device,
-        precision=run.runtime.precision,
-        channels_last=run.runtime.channels_last,
-        batch_size=run.runtime.eval_batch_size,
-        workers=run.runtime.workers,
+        runtime=run.runtime,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from snnrepro import __version__
 from snnrepro.config import RuntimeConfig
@@ -42,6 +43,12 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, AUTOCAST_DTYPES[precision])
+
+
+def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """Returns ``model``, moved to the device and into the asked memory format."""
+    model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def set_up(runtime: RuntimeConfig, seed: int) -> torch.device:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrepro.config import RuntimeConfig
 from snnrepro.data import EpochOrder, ImageSet, loader
 from snnrepro.neurons import spiking_layers
 from snnrepro.runtime import autocast
@@ -49,10 +50,7 @@ def evaluate(
     *,
     timesteps: int,
     device: torch.device,
-    precision: str,
-    channels_last: bool,
-    batch_size: int,
-    workers: int,
+    runtime: RuntimeConfig,
 ) -> dict[str, Any]:
     """Returns ``loss``, ``top1``, ``top5`` (percent), ``top1_per_timestep`` and ``firing_rate`` per layer and step.
 
@@ -63,13 +61,13 @@ def evaluate(
     correct = torch.zeros(timesteps, dtype=torch.int64, device=device)
     top5 = torch.zeros((), dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    order = EpochOrder(len(dataset), seed=None, batch_size=batch_size)
-    batches = loader(dataset, order, workers=workers, pin_memory=device.type == "cuda")
+    order = EpochOrder(len(dataset), seed=None, batch_size=runtime.eval_batch_size)
+    batches = loader(dataset, order, workers=runtime.workers, pin_memory=device.type == "cuda")
     with SpikeCounter(model) as counter:
         for images, labels in batches:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            x = to_input(dataset, images, channels_last)
-            with autocast(precision, device):
+            x = to_input(dataset, images, runtime.channels_last)
+            with autocast(runtime.precision, device):
                 logits = model(x, timesteps).float()
             loss_sum += loss_fn(logits, labels).double() * len(labels)
             running = logits.cumsum(0)

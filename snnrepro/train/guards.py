@@ -55,8 +55,10 @@ def where_not_finite(model: nn.Module, loss: torch.Tensor) -> tuple[str, str]:
     if not torch.isfinite(loss):
         return "loss", names[-1]
     tensor, layer, current = "gradient norm", names[0], names[0]
-    for name, parameter in model.named_parameters():
-        current = next((n for n in names if name.startswith(n + ".")), current)
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            tensor, layer = f"gradient of {name}", current
+    for prefix, module in model.named_modules():
+        # By module, not by parameter: a layer with frozen scalars has no parameters to be met by.
+        current = prefix if prefix in names else current
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                tensor, layer = f"gradient of {prefix}.{name}", current
     return tensor, layer

@@ -15,11 +15,11 @@ from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder, loader
 from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.runs import RunLock, read_record, run_id, run_path
-from snnrepro.runtime import autocast, provenance, restore_rng, rng_state, set_up
+from snnrepro.runtime import autocast, place, provenance, restore_rng, rng_state, set_up
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
 from snnrepro.train.guards import StopRequest, learned_scalars, where_not_finite
-from snnrepro.train.optim import learning_rate, make_optimizer, parameter_groups
+from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import describe, finite_or_none, timing_of
 
@@ -46,10 +46,9 @@ class Trainer:
         self.run, self.path, self.id = run, path, run_id(run)
         self.device = set_up(run.runtime, run.seed)
         self.data = build_dataset(run)
-        self.model = build_model(run, in_shape=self.data.in_shape, num_classes=self.data.num_classes)
-        self.model.to(self.device)
-        if run.runtime.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        model = build_model(run, in_shape=self.data.in_shape, num_classes=self.data.num_classes)
+        self.model = place(model, self.device, run.runtime.channels_last)
+        self.provenance = provenance(run.runtime, self.device)
         self.loss_fn = build_loss(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=run.runtime.precision == "fp16")
@@ -172,10 +171,7 @@ class Trainer:
             self.loss_fn,
             timesteps=run.timesteps,
             device=self.device,
-            precision=run.runtime.precision,
-            channels_last=run.runtime.channels_last,
-            batch_size=run.runtime.eval_batch_size,
-            workers=run.runtime.workers,
+            runtime=run.runtime,
         )
         if not _finite(tested["loss"]):
             raise DivergedError(f"epoch {self.epoch + 1}: the test loss is not finite")
@@ -257,10 +253,10 @@ class Trainer:
     def announce(self) -> None:
         """Says what is about to run."""
         data, run = self.data, self.run
-        facts = provenance(run.runtime, self.device)
+        facts = self.provenance
         groups = ", ".join(
             f"{g['name']} {sum(p.numel() for p in g['params'])} (decay {g['weight_decay']:g})"
-            for g in parameter_groups(self.model, run.optimizer)
+            for g in self.optimizer.param_groups
         )
         print(f"run {self.id} in {self.path}")
         print(f"data {data.name}: {data.split}, digest {data.digest[:12]}")
@@ -281,7 +277,7 @@ class Trainer:
             "learned": finite_or_none(learned_scalars(self.model)),
             "config": to_plain(self.run),
             "data": describe(self.data),
-            "provenance": provenance(self.run.runtime, self.device),
+            "provenance": self.provenance,
             "timing": timing_of(self.timing),
         }
         if diverged is not None:

@@ -23,8 +23,8 @@ def parts(tiny):
 
 def call(parts, batch_size=16, timesteps=3, workers=0):
     model, test, loss = parts
-    return evaluate(model, test, loss, timesteps=timesteps, device=torch.device("cpu"), precision="fp32",
-                    channels_last=False, batch_size=batch_size, workers=workers)  # fmt: skip
+    runtime = compose_run([f"runtime.eval_batch_size={batch_size}", f"runtime.workers={workers}"]).runtime
+    return evaluate(model, test, loss, timesteps=timesteps, device=torch.device("cpu"), runtime=runtime)
 
 
 def test_equals_a_plain_restatement(parts):

@@ -88,8 +88,10 @@ def test_control_without_the_guard_the_weights_are_lost(tiny, monkeypatch):
     assert not all(torch.isfinite(p).all() for p in t.model.parameters())
 
 
-def test_bad_gradient_names_where_it_began(tiny):
-    t = trainer(tiny)
+@pytest.mark.parametrize("neuron", ["trsg", "lif"])
+def test_bad_gradient_names_where_it_began(neuron, tiny):
+    """Also where the neurons are frozen (lif) and own no parameters."""
+    t = trainer([*tiny, f"neuron={neuron}"])
 
     def poison(module, inputs, output):
         output.register_hook(lambda grad: grad * float("inf"))
