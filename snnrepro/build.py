@@ -44,6 +44,7 @@ def norm_factory(run: RunConfig) -> Callable[..., nn.Module]:
         momentum=run.norm.momentum,
         alpha_v_threshold=run.norm.alpha_v_threshold,
         v_threshold=run.neuron.v_threshold,
+        fused=resolve_backend(run.runtime.backend, run.runtime.device) != "reference",
     )
 
 

@@ -18,7 +18,7 @@ from snnrepro.config import RunConfig
 from snnrepro.errors import StorageError
 
 # Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
-NUMERICS = 1
+NUMERICS = 2
 
 # Where and how, not what: these do not change a result, so they do not make another run.
 _NOT_IDENTITY = {

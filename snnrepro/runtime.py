@@ -5,6 +5,7 @@ import platform
 import random
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from snnrepro import __version__
 from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError, UserError
+from snnrepro.neurons.kernel_cache import compiler
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,16 +28,26 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+@cache
 def resolve_backend(backend: str, device: str) -> str:
-    """Returns the LIF implementation that ``auto`` stands for on ``device``: compiled on CUDA, reference on CPUs.
+    """Returns the LIF implementation that ``auto`` stands for: triton on CUDA, compiled on CPUs.
 
-    Raises ConfigError for triton: its kernels are not part of this version.
+    Without a C++ compiler ``auto`` on a CPU is the reference, and one line says so. Raises ConfigError for a backend
+    that this machine cannot run.
     """
-    if backend == "triton":
-        raise ConfigError("runtime.backend=triton: not part of this version; use auto, compiled or reference")
+    cuda = resolve_device(device).type == "cuda"
+    if backend == "triton" and not cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError("runtime.backend=triton: needs a CUDA device; use runtime.backend=auto")
+    if backend == "compiled" and cuda:
+        raise ConfigError("runtime.backend=compiled: made for CPUs; on CUDA use runtime.backend=auto or triton")
+    if backend == "compiled" and compiler() is None:
+        raise ConfigError("runtime.backend=compiled: no C++ compiler found; install g++ or use runtime.backend=auto")
     if backend != "auto":
         return backend
-    return "compiled" if resolve_device(device).type == "cuda" else "reference"
+    if not cuda and compiler() is None:
+        print("no C++ compiler found: LIF layers run on the slower reference backend; install g++ to compile them")
+        return "reference"
+    return "triton" if cuda else "compiled"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

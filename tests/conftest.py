@@ -17,6 +17,7 @@ TINY = [
     "model.blocks=[1,1,1]",
     "epochs=2",
     "runtime.threads=1",
+    "runtime.backend=reference",
 ]
 
 

@@ -1,30 +1,19 @@
-"""The public ``lif``: checks its arguments and picks the implementation."""
-
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+"""The public ``lif``: checks its arguments, picks the implementation, and brings tensors into the kernels' layouts."""
 
 import torch
 from torch import Tensor
 
+from snnrepro.neurons import norm_ops, ops
+from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.reference import LIFResult, lif_reference
 from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
-
-@cache
-def _compiled_lif(**options) -> Callable[..., LIFResult]:
-    """Returns ``lif_reference`` with these options, compiled; one compilation serves layers of every size."""
-    # Above 30 operations an intermediate is stored instead of inlined. The default for CPUs inlines on, and the
-    # code then grows exponentially with the number of steps.
-    inductor: dict[str, Any] = {"realize_opcount_threshold": 30}
-    compiled = torch.compile(partial(lif_reference, **options), dynamic=True, fullgraph=True, options=inductor)
-    # gamma enters as a constant: a symbolic float may not cross into the backward of an autograd Function. Every
-    # timesteps, number of dimensions and gradient mode is a graph of its own, more than the default limit of 8.
-    return torch._dynamo.config.patch(specialize_float=True, recompile_limit=128)(compiled)
+BACKENDS = ("reference", "compiled", "triton")
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def lif(
-    x: Tensor,
+    x: Tensor | NormalisedCurrent,
     u_init: Tensor,
     v_threshold: Tensor,
     tau: Tensor,
@@ -37,30 +26,76 @@ def lif(
     detach_reset: bool,
     backend: str,
 ) -> LIFResult:
-    """Returns what ``lif_reference`` defines, computed by ``backend`` (reference or compiled).
+    """Returns what ``lif_reference`` defines, computed by ``backend`` (reference, compiled or triton).
 
-    Raises ValueError for an unknown option, for ``timesteps`` below 1, and for an input with another number of steps.
+    An ``x`` that a norm left uncomputed is normalised in the same kernel. float64 and empty inputs are computed by
+    the reference. Raises ValueError for an unknown option, for ``timesteps`` below 1, and for an input with another
+    number of steps.
     """
     for name, value, allowed in (
         ("family", family, FAMILIES),
         ("surrogate", surrogate, SURROGATES),
         ("reset", reset, RESETS),
-        ("backend", backend, ("reference", "compiled")),
+        ("backend", backend, BACKENDS),
     ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
     if timesteps < 1:
         raise ValueError(f"timesteps={timesteps} must be at least 1")
+    if isinstance(x, NormalisedCurrent):
+        if _fusible(x, timesteps, backend):
+            options = (timesteps, family, surrogate, gamma, reset, detach_reset, backend)
+            return _norm_lif(x, u_init, v_threshold, 1 / tau, options, backend)
+        x = x.tensor()
     if x.shape[0] not in (1, timesteps):
         raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
-    options: dict[str, Any] = {
-        "timesteps": timesteps,
-        "family": family,
-        "surrogate": surrogate,
-        "gamma": gamma,
-        "reset": reset,
-        "detach_reset": detach_reset,
-    }
-    if backend == "compiled":
-        return _compiled_lif(**options)(x, u_init, v_threshold, tau)
-    return lif_reference(x, u_init, v_threshold, tau, **options)
+    if backend == "reference" or x.dtype not in FUSED_DTYPES or x.numel() == 0:
+        return lif_reference(x, u_init, v_threshold, tau, timesteps=timesteps, family=family, surrogate=surrogate,
+                             gamma=gamma, reset=reset, detach_reset=detach_reset)  # fmt: skip
+    # Any dense layout is one row of memory per step: the axes in memory order, merged.
+    strides = x.stride()
+    order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
+    dense = x.permute(order).contiguous()
+    scalars = (u_init, v_threshold, 1 / tau)
+    options = (timesteps, family, surrogate, gamma, reset, detach_reset, backend)
+    fused = ops.FusedLIF.apply if ops.is_plain(x) else ops.lif_op
+    o, _, u_sum, active_count = fused(dense.reshape(dense.shape[0], -1), *scalars, *options)
+    inverse = sorted(range(x.ndim), key=lambda position: order[position])
+    return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
+
+
+def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
+    """Returns whether norm and LIF go into one kernel; a constant current is cheap to write, so on CPUs it is."""
+    shortcut = x.shortcut.y if isinstance(x.shortcut, NormalisedCurrent) else x.shortcut
+    same = shortcut is None or (shortcut.shape == x.y.shape and shortcut.dtype == x.y.dtype)
+    steps = x.y.shape[0]
+    constant = steps == 1 and timesteps > 1
+    fits = x.y.ndim == 5 and x.y.dtype in FUSED_DTYPES and x.y.numel() > 0 and steps in (1, timesteps)
+    return backend != "reference" and same and fits and not (constant and backend == "compiled")
+
+
+def _norm_lif(x: NormalisedCurrent, u_init, v_threshold, leak, options: tuple, backend: str) -> LIFResult:
+    shortcut = x.shortcut
+    if isinstance(shortcut, NormalisedCurrent) and backend == "compiled":
+        # Two layers of a network: not worth three more libraries.
+        shortcut = shortcut.tensor()
+    channels_last = not x.y.is_contiguous() and x.y.permute(0, 1, 3, 4, 2).is_contiguous()
+
+    def canonical(y: Tensor) -> Tensor:
+        return (y.permute(0, 1, 3, 4, 2).flatten(2, 3) if channels_last else y.flatten(3)).contiguous()
+
+    def norm(current: NormalisedCurrent) -> tuple[Tensor, ...]:
+        return current.mean, current.invstd(), current.weight, current.bias
+
+    added: tuple[Tensor | None, ...] = (None,) * 5
+    if isinstance(shortcut, NormalisedCurrent):
+        added = (canonical(shortcut.y), *norm(shortcut))
+    elif shortcut is not None:
+        added = (canonical(shortcut), None, None, None, None)
+    fused = norm_ops.FusedNormLIF.apply if ops.is_plain(x.y) else norm_ops.norm_lif_op
+    o, _, u_sum, active_count = fused(
+        canonical(x.y), *norm(x), *added, u_init, v_threshold, leak, x.batch_stats, channels_last, *options
+    )
+    size = x.y.shape[3:]
+    o = o.unflatten(2, size).permute(0, 1, 4, 2, 3) if channels_last else o.unflatten(3, size)
+    return LIFResult(o, u_sum, active_count)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.functional import lif
 from snnrepro.neurons.mp_init import running_mean
 from snnrepro.neurons.reparam import inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
@@ -62,20 +63,21 @@ class LIF(nn.Module):
         """The membrane time constant in steps, 0-d, above 1, differentiable where learnable."""
         return inverse_sigmoid(self.tau_raw)
 
-    def forward(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Returns outputs (T, ...neurons) for a current (T, ...neurons).
+    def forward(self, x: Tensor | NormalisedCurrent, timesteps: int | None = None) -> Tensor:
+        """Returns outputs (T, ...neurons) for a current (T, ...neurons), or one that a norm left uncomputed.
 
         A current that is constant over the window may come as (1, ...neurons) with ``timesteps`` given.
         In training mode with gradients enabled, ``u_init`` moves afterwards (MP-Init, Algorithm 1).
         Raises ValueError when ``x`` has neither 1 nor ``timesteps`` steps.
         """
+        steps = x.y.shape[0] if isinstance(x, NormalisedCurrent) else x.shape[0]
         result = lif(
             x,
-            # A copy: a compiled layer keeps its inputs for the backward, and the buffer moves before that.
+            # A copy: a fused layer keeps its inputs for the backward, and the buffer moves before that.
             self.u_init.clone(),
             self.v_threshold,
             self.tau,
-            timesteps=x.shape[0] if timesteps is None else timesteps,
+            timesteps=steps if timesteps is None else timesteps,
             family=self.family,
             surrogate=self.surrogate,
             gamma=self.gamma,

@@ -8,16 +8,16 @@ differences can check the whole unrolled dynamics.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class Surrogate(NamedTuple):
-    """One shape: ``derivative(z, gamma)`` and ``primitive(z, gamma)``, element-wise."""
+    """One shape: ``derivative(z, gamma)`` and ``primitive(z, gamma)``, element-wise; gamma a number or 0-d tensor."""
 
-    derivative: Callable[[Tensor, float], Tensor]
+    derivative: Callable[[Tensor, Any], Tensor]
     primitive: Callable[[Tensor, float], Tensor]
 
 

@@ -22,7 +22,7 @@ def losses(case: str) -> list[float]:
     """Returns the training losses of six steps on digits with V_thr = 0.6, MP-Init on."""
     family, reset = case.split()
     words = [f"neuron={family}", f"neuron.reset={reset}", "neuron.v_threshold=0.6", "model.stem_width=4"]
-    run = compose_run([*words, "model.widths=[4,8,8]", "runtime.threads=1", "runtime.device=cpu"])
+    run = compose_run([*words, "model.widths=[4,8,8]", "runtime.threads=1", "runtime.backend=reference"])
     trainer = Trainer(run, Path("unused"))
     trainer.model.train()
     train = trainer.data.train

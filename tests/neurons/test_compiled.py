@@ -1,75 +1,176 @@
-"""torch.compile of the reference: the same numbers, forward and backward."""
+"""The compiled kernels and the operators around them: the reference's numbers, in layers and whole networks."""
+
+import copy
+import subprocess
 
 import pytest
 import torch
+from lif_options import make_lif
 
-from snnrepro.neurons import LIF
+from snnrepro.build import build_model
+from snnrepro.compose import compose_run
+from snnrepro.errors import ConfigError, UserError
+from snnrepro.neurons import kernel_cache, norm_ops, ops
+from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.functional import lif
-from snnrepro.options import BACKENDS
+from snnrepro.norms import TdBN
+from snnrepro.runtime import resolve_backend
 
-pytestmark = pytest.mark.slow
-
-
-def run(backend, shape, timesteps, *, family, surrogate, gamma):
-    generator = torch.Generator().manual_seed(1)
-    x = (2 * torch.randn(*shape, generator=generator)).requires_grad_()
-    scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 0.7, 2.3)]
-    options = {"family": family, "surrogate": surrogate, "gamma": gamma, "reset": "soft", "detach_reset": False}
-    result = lif(x, *scalars, timesteps=timesteps, backend=backend, **options)
-    weight = torch.randn(result.o.shape, generator=generator)
-    return result, torch.autograd.grad(result.o, (x, *scalars), weight)
+# One set of options throughout: every other would be compiled first, for half a minute.
+OPTIONS = {"family": "trsg", "surrogate": "rectangular", "reset": "soft", "detach_reset": False}
+FLAT = (4, *OPTIONS.values())
 
 
-@pytest.mark.parametrize(
-    ("family", "surrogate", "gamma"), [("trsg", "rectangular", 1.0), ("as_sg", "arctan", 2.0), ("trsg", "arctan", 1.5)]
-)
-def test_compiled_equals_reference(family, surrogate, gamma):
-    assert "compiled" in BACKENDS
-    options = {"family": family, "surrogate": surrogate, "gamma": gamma}
-    for shape in ((4, 3, 2, 5, 5), (4, 7, 6, 4, 4)):
-        compiled, grads = run("compiled", shape, 4, **options)
-        reference, expected = run("reference", shape, 4, **options)
-        assert 0.05 < (reference.o > 0).float().mean() < 0.95
-        assert torch.equal(compiled.o, reference.o)
-        assert torch.equal(compiled.active_count, reference.active_count)
-        torch.testing.assert_close(compiled.u_sum, reference.u_sum, rtol=1e-5, atol=1e-5)
-        for left, right in zip(grads, expected, strict=True):
-            torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+def options(backend, gamma=1.0):
+    return {"timesteps": 4, "backend": backend, "gamma": gamma, **OPTIONS}
 
 
-def test_many_lengths_of_a_static_window_compile():
-    # Nine graphs are one more than torch's default limit. With a static current and no gradient the compiler once
-    # inlined the whole window, and its code grew fourfold with every step.
-    x = 2 * torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0))
-    scalars = tuple(torch.tensor(value) for value in (0.1, 0.7, 2.0))
-    options = {"family": "rs_sg", "surrogate": "rectangular", "gamma": 1.0, "reset": "hard", "detach_reset": False}
-    for timesteps in range(1, 10):
-        with torch.no_grad():
-            pair = [lif(x, *scalars, timesteps=timesteps, backend=b, **options).o for b in ("compiled", "reference")]
-        assert torch.equal(*pair)
+def network(backend, **changed):
+    words = [f"runtime.backend={backend}", *(f"{name}={value}" for name, value in changed.items())]
+    torch.manual_seed(0)
+    return build_model(compose_run(words), in_shape=(1, 8, 8), num_classes=10)
 
 
-def test_a_training_step_with_mp_init():
-    # The layer moves u_init after the forward, while the compiled backward still holds what the forward read.
+def step(model, x):
+    model.zero_grad()
+    logits = model(x, 4)
+    logits.square().mean().backward()
+    return logits.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gamma", [1.0, 2.5])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_layer_equals_reference(steps, channels_last, gamma):
     found = {}
     for backend in ("compiled", "reference"):
-        neuron = LIF(
-            family="trsg",
-            surrogate="rectangular",
-            gamma=1.0,
-            reset="soft",
-            detach_reset=False,
-            v_threshold=1.0,
-            tau=2.0,
-            learn_threshold=True,
-            learn_tau=True,
-            mp_init=True,
-            beta=0.9,
-            backend=backend,
-        )
-        x = 2 * torch.rand(4, 6, 5, generator=torch.Generator().manual_seed(2))
+        x = 2 * torch.randn(steps, 3, 5, 7, 2, generator=torch.Generator().manual_seed(1))
+        if channels_last:
+            x = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        x.requires_grad_()
+        scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 0.7, 2.3)]
+        result = lif(x, *scalars, **options(backend, gamma))
+        weight = torch.randn(result.o.shape, generator=torch.Generator().manual_seed(2))
+        found[backend] = (result, torch.autograd.grad(result.o, (x, *scalars), weight))
+    (result, grads), (expected, expected_grads) = found.values()
+    assert 0.05 < (expected.o > 0).float().mean() < 0.95
+    assert torch.equal(result.o, expected.o) and torch.equal(result.active_count, expected.active_count)
+    torch.testing.assert_close(result.u_sum, expected.u_sum, rtol=1e-5, atol=1e-5)
+    for left, right in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_network_equals_reference(channels_last):
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    found = {}
+    for backend in ("reference", "compiled"):
+        model = network(backend).to(memory_format=memory)
         for _ in range(2):
-            neuron(x).square().sum().backward()
-        found[backend] = torch.stack([neuron.u_init, neuron.v_threshold_raw.grad, neuron.tau_raw.grad])
-    torch.testing.assert_close(found["compiled"], found["reference"], rtol=1e-5, atol=1e-5)
-    assert found["reference"][0] > 0
+            logits, grads = step(model, x.contiguous(memory_format=memory))
+        state = {name: value.float() for name, value in model.state_dict().items()}
+        found[backend] = (logits, grads, state, model.eval()(x, 4).detach())
+    (logits, grads, state, tested), (right, right_grads, right_state, right_tested) = found.values()
+    torch.testing.assert_close(logits, right)
+    torch.testing.assert_close(tested, right_tested)
+    for left, other in zip(grads, right_grads, strict=True):
+        assert (left - other).norm() < 1e-4 * other.norm() + 1e-7
+    for name, value in state.items():
+        torch.testing.assert_close(value, right_state[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_whole_network_compiles_as_one_graph():
+    model = network("compiled")
+    x = torch.randn(4, 1, 8, 8)
+    expected = step(copy.deepcopy(model), x)
+    found = step(torch.compile(model, fullgraph=True, backend="aot_eager"), x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_operators_are_registered_as_torch_wants_them():
+    scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 1.0, 0.5)]
+    flat = (4, "trsg", "rectangular", 1.0, "soft", False, "compiled")
+    torch.library.opcheck(ops.lif_op, (torch.randn(1, 50, requires_grad=True), *scalars, *flat))
+    y = torch.randn(4, 3, 17, 5, requires_grad=True)
+    norm = [torch.rand(5), torch.rand(5), torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)]
+    for shortcut in (None, torch.randn(4, 3, 17, 5, requires_grad=True)):
+        args = (y, *norm, shortcut, None, None, None, None, *scalars, True, True, *flat)
+        torch.library.opcheck(norm_ops.norm_lif_op, args)
+
+
+@pytest.mark.slow
+def test_second_derivatives_are_refused_and_a_second_backward_is_the_first():
+    x = torch.randn(4, 6, requires_grad=True)
+    layer = make_lif(backend="compiled")
+    o = layer(x)
+    (first,) = torch.autograd.grad(o.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(first.sum(), x)
+    o = layer(x)
+    pair = [torch.autograd.grad(o.sum(), x, retain_graph=True)[0] for _ in range(2)]
+    assert torch.equal(*pair)
+
+
+@pytest.mark.slow
+def test_autocast_gives_bf16_outputs_from_float32_membranes():
+    x = torch.randn(4, 2, 300, generator=torch.Generator().manual_seed(4)).bfloat16()
+    scalars = [torch.tensor(value) for value in (0.1, 0.7, 2.3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = (lif(x, *scalars, **options(backend)).o for backend in ("compiled", "reference"))
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+
+
+def test_empty_and_float64_inputs_take_the_reference():
+    scalars = [torch.tensor(value) for value in (0.0, 1.0, 2.0)]
+    assert lif(torch.zeros(4, 0, 3), *scalars, **options("compiled")).o.shape == (4, 0, 3)
+    assert lif(torch.zeros(4, 2, dtype=torch.float64), *scalars, **options("compiled")).o.dtype == torch.float64
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fused_norm_answers_like_a_tensor(training):
+    norms = [TdBN(3, eps=1e-5, momentum=0.1, scale=1.2, fused=fused).train(training) for fused in (False, True)]
+    for norm in norms:
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+            norm.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    x, added = torch.randn(2, 4, 3, 5, 5), torch.randn(2, 4, 3, 5, 5)
+    plain, fused = norms[0](x), norms[1](x)
+    assert isinstance(fused, NormalisedCurrent) and isinstance(fused + added, NormalisedCurrent)
+    for left, right in (
+        (fused.tensor(), plain),
+        (torch.relu(fused + fused), torch.relu(plain + plain)),
+        ((added + fused).mean(), (added + plain).mean()),
+        (torch.cat([fused, added]), torch.cat([plain, added])),
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+    for name, value in norms[0].state_dict().items():
+        torch.testing.assert_close(norms[1].state_dict()[name], value, msg=name)
+
+
+def test_without_a_compiler_auto_is_the_reference_and_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    resolve_backend.cache_clear()
+    try:
+        assert resolve_backend("auto", "cpu") == "reference"
+        assert len(capsys.readouterr().out.splitlines()) == 1
+        with pytest.raises(ConfigError, match=r"runtime.backend=compiled: no C\+\+ compiler"):
+            resolve_backend("compiled", "cpu")
+    finally:
+        resolve_backend.cache_clear()
+    monkeypatch.delenv("CXX")
+    assert resolve_backend("auto", "cpu") == "compiled"
+    resolve_backend.cache_clear()
+
+
+def test_a_failed_compilation_names_its_log(monkeypatch, tmp_path):
+    monkeypatch.setenv("SNNREPRO_CACHE", str(tmp_path))
+    failed = subprocess.CompletedProcess([], 1, "", "g++: fatal error")
+    monkeypatch.setattr(kernel_cache.subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(UserError, match=r"error\.log; runtime\.backend=reference"):
+        make_lif(backend="compiled", gamma=7.0)(torch.zeros(3, 2))
+    assert "fatal error" in next(tmp_path.rglob("error.log")).read_text()

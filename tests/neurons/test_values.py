@@ -129,7 +129,7 @@ def test_impossible_arguments_are_refused():
         ("family", "absolute", "family='absolute' is not one of as_sg, rs_sg, trsg"),
         ("reset", "none", "reset='none' is not one of soft, hard"),
         ("surrogate", "relu", "surrogate='relu' is not one of"),
-        ("backend", "cuda", "backend='cuda' is not one of reference, compiled"),
+        ("backend", "cuda", "backend='cuda' is not one of reference, compiled, triton"),
         ("timesteps", 0, "timesteps=0 must be at least 1"),
         ("timesteps", 4, "input has 3 steps, expected 1 or timesteps=4"),
     ):

@@ -1,0 +1,1 @@
+"""The benchmark suite behind ``make bench``: a correctness gate, then interleaved timing, then one table."""

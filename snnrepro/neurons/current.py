@@ -1,0 +1,63 @@
+"""The input current of a spiking layer as a norm leaves it: known, but not yet written to memory.
+
+A norm in front of a fused LIF returns a ``NormalisedCurrent``. Adding a shortcut keeps it one; the LIF takes
+it apart and computes everything in one kernel. Whatever else touches it sees a tensor: torch functions and
+attributes are answered by the computed values.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class NormalisedCurrent:
+    """``weight * (y - mean) * invstd + bias`` per channel, plus an optional shortcut.
+
+    y: (T, B, C, H, W), or (1, B, C, H, W) for a current that is constant over the window. mean, var, weight, bias:
+    float32 (C,). batch_stats: mean and var are those of y itself, and gradients flow through them.
+    """
+
+    def __init__(
+        self, y: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, batch_stats: bool
+    ):
+        self.y, self.mean, self.var, self.weight, self.bias = y, mean, var, weight, bias
+        self.eps, self.batch_stats = eps, batch_stats
+        self.shortcut: Tensor | NormalisedCurrent | None = None
+
+    def invstd(self) -> Tensor:
+        """Returns 1 / standard deviation, (C,)."""
+        return 1 / (self.var + self.eps).sqrt()
+
+    def tensor(self) -> Tensor:
+        """Returns the current as a tensor, differentiable like the fused kernel."""
+        y = self.y.flatten(0, 1)
+        mean, var = (None, None) if self.batch_stats else (self.mean, self.var)
+        x = F.batch_norm(y, mean, var, self.weight, self.bias, self.batch_stats, 0.0, self.eps)
+        x = x.unflatten(0, self.y.shape[:2])
+        if self.shortcut is None:
+            return x
+        return x + (self.shortcut.tensor() if isinstance(self.shortcut, NormalisedCurrent) else self.shortcut)
+
+    def __add__(self, shortcut: Any) -> Any:
+        if self.shortcut is not None or not isinstance(shortcut, Tensor | NormalisedCurrent):
+            return self.tensor() + shortcut
+        if isinstance(shortcut, NormalisedCurrent) and shortcut.shortcut is not None:
+            shortcut = shortcut.tensor()
+        total = NormalisedCurrent(self.y, self.mean, self.var, self.weight, self.bias, self.eps, self.batch_stats)
+        total.shortcut = shortcut
+        return total
+
+    __radd__ = __add__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tensor(), name)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        def plain(value: Any) -> Any:
+            if isinstance(value, NormalisedCurrent):
+                return value.tensor()
+            return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
+
+        return function(*plain(args), **{name: plain(value) for name, value in (kwargs or {}).items()})

@@ -1,0 +1,223 @@
+"""The LIF layer on Triton: allocates, cuts a step into tiles, launches the kernels.
+
+Tensors are contiguous and on one device. LIF: x, o and go are (T, N), x may be (1, N) for a current that is constant
+over the window. With normalisation: y, o and go are (T, B, C, S), or (T, B, S, C) with ``channels_last``; y may have
+one step. fp32, bf16 or fp16; membranes and sums are fp32. Scalars ``u_init``, ``v_threshold``, ``leak`` are 0-d fp32.
+
+spikes: bit t of a neuron's number says that it fired in step t; uint8 up to 8 steps, int16 up to 16.
+norm, shortcut_norm: fp32 (rows, C), rows mean, scale, shift, and k1, k0 for ``norm_lif_backward``.
+
+Sums depend on shapes alone: how many programs write partial sums is the same on every device, and those are added in
+a fixed order.
+"""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from snnrepro.neurons.analytic import spikes_dtype
+from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
+from snnrepro.neurons.triton_parts import Layout
+
+WARPS = 4
+# Width of a tile in the channels_last layout: 64 neighbours fill whole sectors of memory, and few channels per
+# program mean few partial sums.
+CHANNELS_PER_TILE = 64
+# Programs of the reduce kernel: enough for several waves on the largest device, few enough for the sums that follow.
+REDUCE_PROGRAMS = 4096
+# Row blocks a program adds up before it writes sums for a whole row of channels.
+ROW_BLOCKS_PER_SUM = 8
+
+
+def neurons_per_thread(timesteps: int) -> int:
+    """Returns 4, which makes the widest loads, or 2 where the registers would not hold four windows."""
+    return 4 if timesteps <= 6 else 2
+
+
+def _tiles(y: Tensor, timesteps: int, channels_last: bool) -> tuple[Layout, int]:
+    """Returns how one step of ``y`` is cut into tiles, and the number of row blocks."""
+    size = 32 * WARPS * neurons_per_thread(timesteps)
+    neurons = y[0].numel()
+    if y.ndim == 2:
+        # One run of N neurons, cut into rows of a tile each; the last may be incomplete.
+        batch, channels, run, cols = triton.cdiv(neurons, size), 1, size, size
+    elif channels_last:
+        batch, channels, run = y.shape[1] * y.shape[2], 1, y.shape[3]
+        cols = min(triton.next_power_of_2(run), CHANNELS_PER_TILE)
+    else:
+        _, batch, channels, run = y.shape
+        cols = min(triton.next_power_of_2(run), size)
+    rows = size // cols
+    row_blocks = triton.cdiv(batch, rows)
+    lay = Layout(
+        channels=channels,
+        run=run,
+        rows=rows,
+        cols=cols,
+        channels_last=channels_last,
+        static=y.shape[0] < timesteps,
+        masked=neurons != row_blocks * rows * channels * triton.cdiv(run, cols) * cols,
+        wide=timesteps * row_blocks * rows * channels * run >= 2**31,
+    )
+    return lay, row_blocks
+
+
+def _programs_per_row_block(lay: Layout) -> int:
+    return lay.channels * triton.cdiv(lay.run, lay.cols)
+
+
+def empty_spikes(y: Tensor, timesteps: int) -> Tensor:
+    """Returns room for the packed spikes of a layer with the input ``y``. Raises ValueError above 16 steps."""
+    if timesteps > 16:
+        raise ValueError(f"timesteps={timesteps} is above 16: the Triton backend packs spikes into 16 bits")
+    return torch.empty(y.shape[1:], dtype=spikes_dtype(timesteps), device=y.device)
+
+
+def _launch(kernel: Any, programs: int, y: Tensor, *arguments: object) -> None:
+    with torch.cuda.device_of(y):
+        kernel[(programs,)](*arguments, num_warps=WARPS, num_stages=1)
+
+
+def norm_lif_forward(
+    y: Tensor,
+    norm: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_norm: Tensor | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns (o, spikes, u_sum, active_count) of a normalised current ``y * scale + shift`` plus shortcut.
+
+    u_sum: fp32 0-d, membranes after the last reset summed over neurons with a spike; active_count: int64 0-d.
+    Raises ValueError above 16 steps.
+    """
+    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
+    programs = row_blocks * _programs_per_row_block(lay)
+    o = torch.empty((dyn.timesteps, *y.shape[1:]), dtype=y.dtype, device=y.device)
+    spikes = empty_spikes(y, dyn.timesteps)
+    u_sums = torch.empty(programs, dtype=torch.float32, device=y.device)
+    counts = torch.empty(programs, dtype=torch.int32, device=y.device)
+    if programs:
+        tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
+        _launch(forward_kernel, programs, y, y, *tables, o, spikes, u_sums, counts, spikes.numel(), dyn, lay)
+    return o, spikes, u_sums.sum(), counts.sum()
+
+
+def norm_lif_infer(
+    y: Tensor,
+    norm: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_norm: Tensor | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    channels_last: bool,
+) -> Tensor:
+    """Returns only the outputs of ``norm_lif_forward``, and writes nothing else."""
+    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
+    programs = row_blocks * _programs_per_row_block(lay)
+    o = torch.empty((dyn.timesteps, *y.shape[1:]), dtype=y.dtype, device=y.device)
+    if programs:
+        tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
+        _launch(forward_kernel, programs, y, y, *tables, o, None, None, None, y[0].numel(), dyn, lay)
+    return o
+
+
+def norm_lif_reduce(
+    go: Tensor,
+    y: Tensor,
+    spikes: Tensor,
+    norm: Tensor,
+    shortcut: Tensor | None,
+    shortcut_norm: Tensor | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    """Returns (sums, gscalars): what the backward of the normalisation needs before its last pass.
+
+    sums: fp32 (2, C), over all steps and positions, of g, the gradient of the current, and of g * (y - mean); with
+    ``shortcut_norm`` (3, C), also of g * (shortcut - shortcut_mean).
+    gscalars: fp32 (3,), gradients of u_init, v_threshold, leak.
+    """
+    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
+    per_row_block = _programs_per_row_block(lay)
+    row_programs = row_blocks // (ROW_BLOCKS_PER_SUM if channels_last else 1)
+    row_programs = min(max(row_programs, 1), max(REDUCE_PROGRAMS // max(per_row_block, 1), 1), row_blocks)
+    programs = row_programs * per_row_block
+    slots = row_programs if channels_last else row_programs * triton.cdiv(lay.run, lay.cols)
+    sums = torch.empty((2 if shortcut_norm is None else 3, slots, norm.shape[1]), device=y.device)
+    scalars = torch.empty((3, programs), device=y.device)
+    if programs:
+        tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
+        partials = (sums, scalars, spikes.numel(), row_blocks)
+        _launch(reduce_kernel, programs, y, go, y, spikes, *tables, *partials, dyn, lay)
+    return sums.sum(1), scalars.sum(1)
+
+
+def norm_lif_backward(
+    go: Tensor,
+    y: Tensor,
+    spikes: Tensor,
+    norm: Tensor,
+    shortcut: Tensor | None,
+    shortcut_norm: Tensor | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns (gy, gshortcut), the latter None without shortcut: the last pass, after ``norm_lif_reduce``.
+
+    norm and shortcut_norm have five rows. gy = scale * g + k1 * (y - mean) + k0, in shape and dtype of y, g summed
+    over the window where y has one step; gshortcut likewise, or g where there is no ``shortcut_norm``.
+    """
+    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
+    programs = row_blocks * _programs_per_row_block(lay)
+    gy = torch.empty_like(y)
+    gshortcut = None if shortcut is None else torch.empty_like(shortcut)
+    if programs:
+        tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
+        _launch(backward_kernel, programs, y, go, y, spikes, *tables, gy, gshortcut, None, spikes.numel(), dyn, lay)
+    return gy, gshortcut
+
+
+def lif_forward(
+    x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns (o, spikes, u_sum, active_count), see ``norm_lif_forward``. Raises ValueError above 16 steps."""
+    return norm_lif_forward(x, None, None, None, u_init, v_threshold, leak, dyn, channels_last=False)
+
+
+def lif_infer(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics) -> Tensor:
+    """Returns only the outputs of ``lif_forward``, and writes nothing else."""
+    return norm_lif_infer(x, None, None, None, u_init, v_threshold, leak, dyn, channels_last=False)
+
+
+def lif_backward(
+    go: Tensor,
+    x: Tensor,
+    spikes: Tensor,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+) -> tuple[Tensor, Tensor]:
+    """Returns (gx, gscalars): gx in shape and dtype of x; gscalars fp32 (3,), of u_init, v_threshold, leak."""
+    lay, programs = _tiles(x, dyn.timesteps, channels_last=False)
+    gx = torch.empty_like(x)
+    scalars = torch.empty((3, programs), device=x.device)
+    if programs:
+        tables = (None, None, None, u_init, v_threshold, leak)
+        _launch(backward_kernel, programs, x, go, x, spikes, *tables, gx, None, scalars, spikes.numel(), dyn, lay)
+    return gx, scalars.sum(1)

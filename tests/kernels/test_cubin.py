@@ -1,0 +1,78 @@
+"""The contract of the Triton kernels, read from compiled machine code: bytes, registers, spills. Needs no GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import json, sys
+sys.path.insert(0, "scripts/bench")
+import cubin
+json.dump(cubin.rows(steps=(4, 8)), sys.stdout)
+"""
+# All passes of a training step: x, go, o, gx once each, the norm's input once more for its statistics and once more
+# for its sums; and a byte of packed spikes per neuron, written once and read by each backward pass.
+BYTES = {("lif", "fp32"): 20.5, ("lif", "bf16"): 10.5, ("norm+lif", "fp32"): 32.75, ("norm+lif", "bf16"): 16.75}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    # A process of its own: interpreting and compiling cannot share one.
+    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    env.pop("TRITON_INTERPRET", None)
+    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "dtype"), BYTES)
+def test_bytes_per_neuron_and_step(rows, kernel, dtype):
+    for arch in (80, 86, 90):
+        chosen = [r for r in rows if (r["dtype"], r["arch"], r["T"]) == (dtype, arch, 4)]
+        parts = [r["bytes/n-t"] for r in chosen if r["kernel"].startswith(kernel) and "inference" not in r["kernel"]]
+        statistics = {"fp32": 4, "bf16": 2}[dtype] if kernel == "norm+lif" else 0
+        assert len(parts) == (3 if statistics else 2)
+        assert sum(parts) + statistics == BYTES[kernel, dtype]
+
+
+@pytest.mark.slow
+def test_inference_writes_outputs_only(rows):
+    for row in rows:
+        if row["kernel"] == "lif inference":
+            assert row["bytes/n-t"] == {"fp32": 8, "bf16": 4}[row["dtype"]]
+
+
+@pytest.mark.slow
+def test_registers_spills_atomics_and_doubles(rows):
+    assert len(rows) == 72
+    for row in rows:
+        assert row["registers"] <= 96, row
+        assert row["spills"] == row["atomics"] == row["fp64"] == 0, row
+        # Where the sums of the reduce kernel meet, the assembler may call its own warp barrier, once per program.
+        assert row["calls"] <= ("reduce" in row["kernel"]), row
+
+
+def test_the_counter_finds_what_it_counts():
+    sys.path.insert(0, str(ROOT / "scripts" / "bench"))
+    spec = importlib.util.spec_from_file_location("cubin", ROOT / "scripts" / "bench" / "cubin.py")
+    cubin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cubin)
+
+    class Kernel:
+        class src:
+            signature = {"y": "*fp32", "n": "i32", "o": "*fp32"}  # noqa: RUF012
+
+        asm = {  # noqa: RUF012
+            "ptx": "ld.param.b64 %rd1, [k_param_0];\nld.param.b64 %rd2, [k_param_2];\nadd.s64 %rd3, %rd1, 8;\n"
+            "ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd3 + 0 ];\n@%p1 st.global.b16 [ %rd2 + 0 ], { %r4 };\n"
+        }
+
+    assert cubin.traffic(Kernel) == {"y": 16, "o": 2}
