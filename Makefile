@@ -6,7 +6,7 @@ ARGS   ?=
 STAMP  := $(VENV)/.snnrepro-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint readme clean-runs table2 table10 mp_init
+.PHONY: help setup train test test-fast bench lint readme clean-runs table2 table10 mp_init
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ train: setup  ## train the embedded default: handwritten digits, about a minute 
 
 test: setup lint  ## set up, lint, run all tests
 	$(PYTHON) -m pytest $(ARGS)
+
+bench: setup  ## gate, then measure against SpikingJelly, snnTorch, eager and ReLU, 25 minutes (ARGS=--quick: 3)
+	$(PYTHON) -m pip install --quiet --upgrade-strategy only-if-needed --editable '.[dev,bench]'
+	$(PYTHON) -m scripts.bench $(ARGS)
 
 test-fast: setup  ## run the tests that take seconds
 	$(PYTHON) -m pytest -m "not slow and not dist" $(ARGS)

@@ -34,6 +34,7 @@ COLUMNS = (
     "kernel", "dtype", "T", "arch", "bytes/n-t", "registers", "spills", "atomics", "fp64", "calls", "instructions/n-t",
     "small reads and writes",
 )  # fmt: skip
+ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
 # What is no traffic per neuron: parameters, and the sums that a program writes.
 SMALL = {
     "norm", "shortcut_norm", "u_init", "v_threshold", "leak", "u_sums", "counts", "scalar_partials", "channel_partials",
@@ -152,7 +153,7 @@ def examine(name: str, launch: Launch, dtype: str, timesteps: int, arch: int, pe
     small = sum(bytes_ for tensor, bytes_ in moved.items() if tensor in SMALL)
     values = (
         name, dtype, timesteps, arch, (sum(moved.values()) - small) / (per_thread * timesteps), registers, spills,
-        sum(operations[atomic] for atomic in ("ATOM", "ATOMG", "RED")), kernel.asm["ptx"].count(".f64"),
+        sum(operations[atomic] for atomic in ATOMICS), kernel.asm["ptx"].count(".f64"),
         operations["CALL"], round(length(instructions) / (per_thread * timesteps), 1), small,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
@@ -251,7 +252,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table, and a line about SpikingJelly's version."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in found:
-        lines.append("| " + " | ".join(f"{row[c]:g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS) + " |")
+        cells = (f"{row[column]:g}" if isinstance(row[column], float) else str(row[column]) for column in COLUMNS)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"SpikingJelly: {spikingjelly_version() or 'not installed'}."]) + "\n"
 
 

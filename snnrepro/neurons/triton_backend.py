@@ -78,7 +78,7 @@ def empty_spikes(y: Tensor, timesteps: int) -> Tensor:
 
 def _launch(kernel: Any, programs: int, y: Tensor, *arguments: object) -> None:
     with torch.cuda.device_of(y):
-        kernel[(programs,)](*arguments, num_warps=WARPS, num_stages=1)
+        kernel[(programs,)](*arguments, num_warps=WARPS, num_stages=1, maxnreg=128)
 
 
 def norm_lif_forward(

@@ -11,11 +11,13 @@ import triton
 import triton.language as tl
 
 from snnrepro.neurons.triton_parts import (
+    THREADS,
     affine,
     after_reset,
     norm_gradient,
     normalised,
     per_channel,
+    per_thread,
     place,
     read,
     through_norm,
@@ -108,19 +110,24 @@ def reduce_kernel(
     mean, shortcut_mean = per_channel(norm, 0, channel, col, lay), per_channel(shortcut_norm, 0, channel, col, lay)
     scalars = tl.load(u_init), tl.load(v_threshold), tl.load(leak)
     zeros = tl.zeros((lay.rows, lay.cols), tl.float32)
-    sum_g, sum_y, sum_shortcut, sum_u, sum_v, sum_leak = zeros, zeros, zeros, zeros, zeros, zeros
+    sum_g, sum_y, sum_shortcut = zeros, zeros, zeros
+    zero = tl.zeros((THREADS,), tl.float32)
+    sum_u, sum_v, sum_leak = zero, zero, zero
     stride = tl.num_programs(0) // (lay.channels * ((lay.run + lay.cols - 1) // lay.cols))
     for row_block in range(first, row_blocks, stride):
         offset, mask = tile(row_block, channel, col, n, lay)
         ys, shortcuts, gs, gu, gv, gleak = window_backward(
             go, y, spikes, shortcut, factors, scalars, offset, mask, n, dyn, lay
         )
-        for t in tl.static_range(1 if lay.static else dyn.timesteps):
+        # Last step first, as they are found: what a step needed can leave the registers.
+        for t in tl.static_range(0 if lay.static else dyn.timesteps - 1, -1, -1):
             sum_g += gs[t]
             sum_y = tl.fma(gs[t], ys[t].to(tl.float32) - mean, sum_y)
             if shortcut_norm is not None:
                 sum_shortcut = tl.fma(gs[t], shortcuts[t].to(tl.float32) - shortcut_mean, sum_shortcut)
-        sum_u, sum_v, sum_leak = sum_u + gu, sum_v + gv, sum_leak + gleak
+        sum_u += per_thread(gu, lay)
+        sum_v += per_thread(gv, lay)
+        sum_leak += per_thread(gleak, lay)
     write_scalars(scalar_partials, program, sum_u, sum_v, sum_leak)
     write_channels(channel_partials, 0, program, channel, col, sum_g, lay)
     write_channels(channel_partials, 1, program, channel, col, sum_y, lay)
@@ -161,7 +168,7 @@ def backward_kernel(
     # Read before the first write: after it the compiler would have to read them again.
     of_norm = norm_gradient(norm, channel, col, lay)
     of_shortcut_norm = norm_gradient(shortcut_norm, channel, col, lay)
-    for t in tl.static_range(1 if lay.static else dyn.timesteps):
+    for t in tl.static_range(0 if lay.static else dyn.timesteps - 1, -1, -1):
         write(gy, t, offset, mask, n, through_norm(gs[t], ys[t], of_norm), lay)
         if shortcut is not None:
             write(gshortcut, t, offset, mask, n, through_norm(gs[t], shortcuts[t], of_shortcut_norm), lay)

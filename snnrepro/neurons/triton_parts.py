@@ -11,6 +11,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+THREADS = tl.constexpr(128)
 PI_HALF = tl.constexpr(math.pi / 2)
 # The ratio m / v_threshold is cut here: finite, but far outside of every surrogate's window.
 FAR = tl.constexpr(1e30)
@@ -234,6 +235,12 @@ def through_norm(g, y, factors):
         return g
     else:
         return tl.fma(scale, g, tl.fma(k1, y.to(tl.float32) - mean, k0))
+
+
+@triton.jit
+def per_thread(value, lay: tl.constexpr):
+    """Returns the sum over each thread's neurons, (THREADS,): what a loop adds up takes one register."""
+    return tl.sum(tl.reshape(value, (THREADS, lay.rows * lay.cols // THREADS)), axis=1)
 
 
 @triton.jit

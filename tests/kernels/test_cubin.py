@@ -15,11 +15,11 @@ PROGRAM = """
 import json, sys
 sys.path.insert(0, "scripts/bench")
 import cubin
-json.dump(cubin.rows(steps=(4, 8)), sys.stdout)
+json.dump(cubin.rows(steps=(4, 8), spikingjelly=False), sys.stdout)
 """
 # All passes of a training step: x, go, o, gx once each, the norm's input once more for its statistics and once more
 # for its sums; and a byte of packed spikes per neuron, written once and read by each backward pass.
-BYTES = {("lif", "fp32"): 20.5, ("lif", "bf16"): 10.5, ("norm+lif", "fp32"): 32.75, ("norm+lif", "bf16"): 16.75}
+BYTES = {("LIF", "fp32"): 20.5, ("LIF", "bf16"): 10.5, ("norm+LIF", "fp32"): 32.75, ("norm+LIF", "bf16"): 16.75}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_bytes_per_neuron_and_step(rows, kernel, dtype):
     for arch in (80, 86, 90):
         chosen = [r for r in rows if (r["dtype"], r["arch"], r["T"]) == (dtype, arch, 4)]
         parts = [r["bytes/n-t"] for r in chosen if r["kernel"].startswith(kernel) and "inference" not in r["kernel"]]
-        statistics = {"fp32": 4, "bf16": 2}[dtype] if kernel == "norm+lif" else 0
+        statistics = {"fp32": 4, "bf16": 2}[dtype] if kernel == "norm+LIF" else 0
         assert len(parts) == (3 if statistics else 2)
         assert sum(parts) + statistics == BYTES[kernel, dtype]
 
@@ -46,13 +46,13 @@ def test_bytes_per_neuron_and_step(rows, kernel, dtype):
 @pytest.mark.slow
 def test_inference_writes_outputs_only(rows):
     for row in rows:
-        if row["kernel"] == "lif inference":
+        if row["kernel"].endswith("LIF inference"):
             assert row["bytes/n-t"] == {"fp32": 8, "bf16": 4}[row["dtype"]]
 
 
 @pytest.mark.slow
 def test_registers_spills_atomics_and_doubles(rows):
-    assert len(rows) == 72
+    assert len(rows) == 84
     for row in rows:
         assert row["registers"] <= 96, row
         assert row["spills"] == row["atomics"] == row["fp64"] == 0, row
