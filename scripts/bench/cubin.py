@@ -119,13 +119,13 @@ def bytes_in_sass(instructions: list[tuple[int, str, str]]) -> int:
     return moved
 
 
-def length(instructions: list[tuple[int, str, str]]) -> int:
-    """Returns how many instructions a thread needs for one tile: those of the kernel's loop, or all without loop."""
+def loop(instructions: list[tuple[int, str, str]]) -> int | None:
+    """Returns how many instructions the kernel's loop has, None without loop."""
     for address, operation, rest in instructions:
         target = re.search(r"0x([0-9a-f]+)", rest)
         if operation == "BRA" and target and int(target[1], 16) < address:
             return sum(int(target[1], 16) <= other <= address for other, _, _ in instructions)
-    return len(instructions)
+    return None
 
 
 def registers_and_spills(kernel: Any, arch: int) -> tuple[int, int]:
@@ -141,7 +141,10 @@ def registers_and_spills(kernel: Any, arch: int) -> tuple[int, int]:
 
 
 def examine(name: str, launch: Launch, dtype: str, timesteps: int, arch: int, per_thread: int) -> dict[str, Any]:
-    """Returns the row of the one kernel that ``launch`` starts; ``per_thread`` neurons are one thread's."""
+    """Returns the row of the one kernel that ``launch`` starts; ``per_thread`` neurons are one thread's.
+
+    A loop over tiles counts once. Where SpikingJelly loops over time, what the loop hides is None.
+    """
     with compile_only(arch) as compiled:
         launch()
     (kernel,) = compiled
@@ -151,19 +154,24 @@ def examine(name: str, launch: Launch, dtype: str, timesteps: int, arch: int, pe
     operations = Counter(operation.split(".")[0] for _, operation, _ in instructions)
     registers, spills = registers_and_spills(kernel, arch)
     small = sum(bytes_ for tensor, bytes_ in moved.items() if tensor in SMALL)
+    repeated = loop(instructions)
+    if repeated is not None and kernel.name != "reduce_kernel":
+        traffic_per, instructions_per = None, None
+    else:
+        traffic_per = (sum(moved.values()) - small) / (per_thread * timesteps)
+        instructions_per = round((repeated or len(instructions)) / (per_thread * timesteps), 1)
     values = (
-        name, dtype, timesteps, arch, (sum(moved.values()) - small) / (per_thread * timesteps), registers, spills,
-        sum(operations[atomic] for atomic in ATOMICS), kernel.asm["ptx"].count(".f64"),
-        operations["CALL"], round(length(instructions) / (per_thread * timesteps), 1), small,
+        name, dtype, timesteps, arch, traffic_per, registers, spills, sum(operations[atomic] for atomic in ATOMICS),
+        kernel.asm["ptx"].count(".f64"), operations["CALL"], instructions_per, small,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def launches(
-    dtype: torch.dtype, timesteps: int, *, channels_last: bool = False, shortcut: int = 0, family: str = "trsg"
+    dtype: torch.dtype, timesteps: int, *, channels_last: bool = False, shortcut: int = 0
 ) -> dict[str, Launch]:
     """Returns what the backend launches for a typical layer, {kernel: call}; ``shortcut`` 2 has a norm of its own."""
-    dyn = Dynamics(timesteps, family, "triangular", 1.0, "soft", False)
+    dyn = Dynamics(timesteps, "trsg", "triangular", 1.0, "soft", False)
     scalars = tuple(torch.tensor(value) for value in (0.1, 1.0, 0.5))
     y = torch.zeros((timesteps, 8, 1024, 64) if channels_last else (timesteps, 8, 64, 1024), dtype=dtype)
     flat, spikes = y.flatten(1), triton_backend.empty_spikes(y, timesteps)
@@ -252,8 +260,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table, and a line about SpikingJelly's version."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in found:
-        cells = (f"{row[column]:g}" if isinstance(row[column], float) else str(row[column]) for column in COLUMNS)
-        lines.append("| " + " | ".join(cells) + " |")
+        values = ("in a loop" if row[column] is None else row[column] for column in COLUMNS)
+        lines.append("| " + " | ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values) + " |")
     return "\n".join([*lines, "", f"SpikingJelly: {spikingjelly_version() or 'not installed'}."]) + "\n"
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from snnrepro.neurons.analytic import spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
-from snnrepro.neurons.triton_parts import Layout
+from snnrepro.neurons.triton_parts import THREADS, Layout
 
-WARPS = 4
 # Width of a tile in the channels_last layout: 64 neighbours fill whole sectors of memory, and few channels per
 # program mean few partial sums.
 CHANNELS_PER_TILE = 64
@@ -39,17 +38,17 @@ def neurons_per_thread(timesteps: int) -> int:
 
 def _tiles(y: Tensor, timesteps: int, channels_last: bool) -> tuple[Layout, int]:
     """Returns how one step of ``y`` is cut into tiles, and the number of row blocks."""
-    size = 32 * WARPS * neurons_per_thread(timesteps)
+    size = THREADS.value * neurons_per_thread(timesteps)
     neurons = y[0].numel()
     if y.ndim == 2:
         # One run of N neurons, cut into rows of a tile each; the last may be incomplete.
         batch, channels, run, cols = triton.cdiv(neurons, size), 1, size, size
     elif channels_last:
         batch, channels, run = y.shape[1] * y.shape[2], 1, y.shape[3]
-        cols = min(triton.next_power_of_2(run), CHANNELS_PER_TILE)
+        cols = min(triton.next_power_of_2(max(run, 1)), CHANNELS_PER_TILE)
     else:
         _, batch, channels, run = y.shape
-        cols = min(triton.next_power_of_2(run), size)
+        cols = min(triton.next_power_of_2(max(run, 1)), size)
     rows = size // cols
     row_blocks = triton.cdiv(batch, rows)
     lay = Layout(
@@ -78,7 +77,7 @@ def empty_spikes(y: Tensor, timesteps: int) -> Tensor:
 
 def _launch(kernel: Any, programs: int, y: Tensor, *arguments: object) -> None:
     with torch.cuda.device_of(y):
-        kernel[(programs,)](*arguments, num_warps=WARPS, num_stages=1, maxnreg=128)
+        kernel[(programs,)](*arguments, num_warps=THREADS.value // 32, num_stages=1)
 
 
 def norm_lif_forward(
@@ -155,8 +154,8 @@ def norm_lif_reduce(
     row_programs = min(max(row_programs, 1), max(REDUCE_PROGRAMS // max(per_row_block, 1), 1), row_blocks)
     programs = row_programs * per_row_block
     slots = row_programs if channels_last else row_programs * triton.cdiv(lay.run, lay.cols)
-    sums = torch.empty((2 if shortcut_norm is None else 3, slots, norm.shape[1]), device=y.device)
-    scalars = torch.empty((3, programs), device=y.device)
+    sums = torch.empty((2 if shortcut_norm is None else 3, slots, norm.shape[1]), dtype=torch.float32, device=y.device)
+    scalars = torch.empty((3, programs), dtype=torch.float32, device=y.device)
     if programs:
         tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
         partials = (sums, scalars, spikes.numel(), row_blocks)
@@ -216,7 +215,7 @@ def lif_backward(
     """Returns (gx, gscalars): gx in shape and dtype of x; gscalars fp32 (3,), of u_init, v_threshold, leak."""
     lay, programs = _tiles(x, dyn.timesteps, channels_last=False)
     gx = torch.empty_like(x)
-    scalars = torch.empty((3, programs), device=x.device)
+    scalars = torch.empty((3, programs), dtype=torch.float32, device=x.device)
     if programs:
         tables = (None, None, None, u_init, v_threshold, leak)
         _launch(backward_kernel, programs, x, go, x, spikes, *tables, gx, None, scalars, spikes.numel(), dyn, lay)

@@ -60,6 +60,31 @@ def test_registers_spills_atomics_and_doubles(rows):
         assert row["calls"] <= ("reduce" in row["kernel"]), row
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 86, 90])
+def test_other_layouts_fit_too(arch, tmp_path):
+    program = f"""
+import json, sys
+sys.path.insert(0, "scripts/bench")
+import cubin
+layers = [dict(channels_last=True), dict(shortcut=2), dict(channels_last=True, shortcut=2)]
+rows = cubin.rows((16,), ({arch},), ("fp32",), spikingjelly=False)
+for layer in layers:
+    rows += cubin.rows((4,), ({arch},), ("bf16",), spikingjelly=False, **layer)
+json.dump(rows, sys.stdout)
+"""
+    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    env.pop("TRITON_INTERPRET", None)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = json.loads(result.stdout)
+    assert len(rows) == 28
+    for row in rows:
+        assert row["spills"] == row["atomics"] == row["fp64"] == 0, row
+        # Three blocks of 128 threads share a multiprocessor; the longest windows fill what there is.
+        assert row["registers"] <= (168 if row["T"] <= 8 else 255), row
+
+
 def test_the_counter_finds_what_it_counts():
     sys.path.insert(0, str(ROOT / "scripts" / "bench"))
     spec = importlib.util.spec_from_file_location("cubin", ROOT / "scripts" / "bench" / "cubin.py")

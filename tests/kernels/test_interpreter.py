@@ -1,4 +1,4 @@
-"""Runs ``interpreted.py`` with Triton's interpreter, in a process of its own."""
+"""Runs ``interpreted*.py`` with Triton's interpreter, in processes of their own."""
 
 import os
 import subprocess
@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-FILE = Path(__file__).with_name("interpreted.py")
+FILES = sorted(Path(__file__).parent.glob("interpreted*.py"))
 
 
 @pytest.mark.slow
-def test_kernels_under_the_interpreter():
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_kernels_under_the_interpreter(file):
     env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", str(FILE), "-p", "no:cacheprovider"]
-    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=FILE.parents[2], timeout=900)
+    command = [sys.executable, "-m", "pytest", str(file), "-p", "no:cacheprovider"]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=file.parents[2], timeout=900)
     assert result.returncode == 0, result.stdout[-3000:]
     assert " passed" in result.stdout

@@ -1,0 +1,66 @@
+"""What the kernels are held against: ``lif_reference`` in float64, with batch norm in front written out."""
+
+import torch
+from torch import Tensor
+
+from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.reference import LIFResult, lif_reference
+
+EPS = 1e-2
+# Of gradients: rounding in the course of a window, or of the result to the dtype.
+RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+
+
+def risky(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics) -> Tensor:
+    """Returns which neurons come so close to an edge, in float64, that float32 may end up on its other side.
+
+    Edges: the threshold, and the surrogate's window where it ends with a jump. Close: 4 ulp of float32.
+    """
+    u, found = u_init.expand(x.shape[1:]), torch.zeros(x.shape[1:], dtype=torch.bool)
+    for x_N in x.expand(dyn.timesteps, *x.shape[1:]):
+        m = u + leak * (x_N - u)
+        z = m - v_threshold if dyn.family == "as_sg" else m / v_threshold - 1
+        # Rounding is relative to the largest number on the way.
+        close = 4 * 2.0**-23 * torch.stack([m.abs(), x_N.abs(), v_threshold.expand_as(m)]).amax(0)
+        found |= (m - v_threshold).abs() < close
+        if dyn.surrogate == "rectangular":
+            found |= (z.abs() - dyn.gamma / 2).abs() < (close if dyn.family == "as_sg" else close / v_threshold)
+        s = m >= v_threshold
+        u = m - v_threshold * s if dyn.reset == "soft" else m * ~s
+    return found
+
+
+def exact(*values: Tensor) -> list[Tensor]:
+    """Returns float64 leaves with the same values."""
+    return [value.double().requires_grad_() for value in values]
+
+
+def reference(x: Tensor, scalars: list[Tensor], dyn: Dynamics) -> LIFResult:
+    """Returns ``lif_reference`` with ``leak`` in place of ``tau``."""
+    u_init, v_threshold, leak = scalars
+    return lif_reference(x, u_init, v_threshold, 1 / leak, **dyn._asdict())
+
+
+def normalise(y: Tensor, weight: Tensor, bias: Tensor, channels_last: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns (x, mean, scale, shift) of batch norm over all but the channels."""
+    channel = 3 if channels_last else 2
+    others = [dim for dim in range(4) if dim != channel]
+    mean, variance = y.mean(others), y.var(others, unbiased=False)
+    scale = weight / (variance + EPS).sqrt()
+    shift = bias - mean * scale
+    shape = [-1 if dim == channel else 1 for dim in range(4)]
+    return y * scale.view(shape) + shift.view(shape), mean, scale, shift
+
+
+def last_rows(table: Tensor, sum_g: Tensor, sum_gy: Tensor, weight: Tensor, count: int) -> Tensor:
+    """Returns the five-row fp32 table of the last pass; k1 and k0 carry the gradient of variance and mean."""
+    scale = table[1].double()
+    k1 = -scale * (scale / weight.double()) ** 2 * sum_gy.double() / count
+    k0 = -scale * sum_g.double() / count
+    return torch.cat([table, k1[None].float(), k0[None].float()])
+
+
+def distance(found: Tensor, expected: Tensor, scale: float) -> float:
+    """Returns the norm of the error relative to that of the expected values, or to ``scale`` where more cancelled."""
+    error = (found.double() - expected.double()).norm()
+    return (error / (expected.double().norm() + scale + 1e-300)).item()
