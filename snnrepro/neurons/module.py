@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.functional import lif
 from snnrepro.neurons.mp_init import running_mean
+from snnrepro.neurons.ops import snapshot
 from snnrepro.neurons.reparam import inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
 
 
@@ -73,8 +74,8 @@ class LIF(nn.Module):
         steps = x.y.shape[0] if isinstance(x, NormalisedCurrent) else x.shape[0]
         result = lif(
             x,
-            # A copy: a fused layer keeps its inputs for the backward, and the buffer moves before that.
-            self.u_init.clone(),
+            # A copy: the backward needs what the forward read, and the buffer moves before that.
+            snapshot(self.u_init) if torch.compiler.is_compiling() else self.u_init.clone(),
             self.v_threshold,
             self.tau,
             timesteps=steps if timesteps is None else timesteps,

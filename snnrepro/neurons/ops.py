@@ -30,6 +30,20 @@ def is_plain(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
+@custom_op("snnrepro::snapshot", mutates_args=())
+def snapshot(u_init: Tensor) -> Tensor:
+    """Returns a copy of a buffer that moves before the backward reads it; no gradient.
+
+    An operator, because a compiler drops a plain clone, or makes it again in the backward, from the moved buffer.
+    """
+    return u_init.clone()
+
+
+@snapshot.register_fake
+def _(u_init):
+    return torch.empty_like(u_init)
+
+
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty((), dtype=torch.float32), x.new_empty((), dtype=torch.int64)
 

@@ -83,12 +83,31 @@ def test_network_equals_reference(channels_last):
 
 
 @pytest.mark.slow
-def test_whole_network_compiles_as_one_graph():
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_whole_network_compiles_as_one_graph(compiler):
     model = network("compiled")
     x = torch.randn(4, 1, 8, 8)
     expected = step(copy.deepcopy(model), x)
-    found = step(torch.compile(model, fullgraph=True, backend="aot_eager"), x)
+    found = step(torch.compile(model, fullgraph=True, backend=compiler), x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+def test_a_compiled_layer_keeps_the_u_init_its_forward_read(backend, compiler):
+    # The buffer moves inside the graph: the backward once took the moved one, and gradients were off by half.
+    x, go = torch.randn(2, 4, 6, 50, generator=torch.Generator().manual_seed(0))
+    found = []
+    for compiled in (False, True):
+        layer = make_lif(backend=backend, v_threshold=0.7)
+        layer.u_init.fill_(0.2)
+        run = torch.compile(layer, backend=compiler, fullgraph=True) if compiled else layer
+        current = (2 * x).requires_grad_()
+        run(current).mul(go).sum().backward()
+        found.append((current.grad, layer.v_threshold_raw.grad, layer.tau_raw.grad, layer.u_init))
+    assert abs(found[0][3] - 0.2) > 0.01
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
