@@ -18,10 +18,11 @@ from scripts.bench import gate, gpu, report
 from scripts.bench import variants as v
 from scripts.bench import workloads_cpu as cpu
 from scripts.bench.child import run_child
-from scripts.bench.harness import Variant
+from scripts.bench.harness import BOTH, Variant
 from snnrepro.errors import UserError
 
-CACHES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+# Where compiled code is kept: of this project, of Inductor, of Triton.
+CACHES = ("SNNREPRO_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 PARTS = ("lif", "block", "resnet19", "memory", "mini", "gpu", "kernels")
 MEMORY_ROWS = [
     (v.OURS, "full"),
@@ -55,7 +56,8 @@ def measure_memory(batch: int) -> dict[str, Any]:
         except RuntimeError as error:
             row["status"] = f"failed: {error}"
         rows.append(row)
-        print(f"   {row.get('peak_above_idle', 0) / 1e6:10.0f} MB  {kind}, {semantics} {row.get('status', '')}")
+        result = row.get("status") or f"{row['peak_above_idle'] / 1e6:10.0f} MB"
+        print(f"   {result}  {kind}, {semantics}", flush=True)
     ratios = {f"{', '.join(a)} / {', '.join(b)}": peaks[a] / peaks[b] for a, b in MEMORY_RATIOS if {a, b} <= set(peaks)}
     return {"batch": batch, "rows": rows, "ratios": ratios}
 
@@ -67,12 +69,12 @@ def measure_mini(quick: bool, rounds: int | None) -> tuple[list[dict[str, Any]],
         print(f"-- embedded default, threads {threads}", flush=True)
         arguments = {"threads": threads, "rounds": rounds or (10 if quick else 60)}
         tables.append(run_child("mini", arguments, {"OMP_NUM_THREADS": str(threads)}))
+        for row in tables[-1]["rows"]:
+            print(f"   {row.get('images_per_second', 0):10.0f} images/s  {row['name']}", flush=True)
     print("-- first use", flush=True)
     costs = {}
     with tempfile.TemporaryDirectory() as folder:
-        caches = {
-            name: f"{folder}/{name}" for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-        }
+        caches = {name: f"{folder}/{name}" for name in CACHES}
         for state in ("cold", "warm"):
             costs[state] = run_child("first_use", {"threads": torch.get_num_threads()}, caches)["seconds"]
             print(f"   {costs[state]:10.1f} s   {state}", flush=True)
@@ -83,13 +85,13 @@ def run_cpu_gate(parts: Sequence[str], quick: bool) -> list[dict[str, Any]]:
     """Returns the verdicts on every CPU row of the asked parts."""
     rows: list[Variant] = []
     if {"lif", "block"} & set(parts):
-        rows += cpu.layer_variants("fp32", cpu.BOTH)
+        rows += cpu.layer_variants("fp32", BOTH)
     if "lif" in parts and not quick:
-        rows += cpu.layer_variants("bf16", cpu.BOTH)
+        rows += cpu.layer_variants("bf16", BOTH)
     if "resnet19" in parts:
         rows += cpu.NETWORK_ROWS
     print("-- gate", flush=True)
-    return gate.run_gate(rows, timesteps=(4,) if quick else (2, 4, 6, 10))
+    return gate.run_gate(rows, timesteps={"fp32": (4,) if quick else (2, 4, 6, 10), "bf16": (4,)})
 
 
 def run(parts: Sequence[str], *, quick: bool, rounds: int | None) -> dict[str, Any]:
@@ -114,7 +116,8 @@ def run(parts: Sequence[str], *, quick: bool, rounds: int | None) -> dict[str, A
         tables, document["first_use"] = measure_mini(quick, rounds)
         document["tables"] += tables
     if "gpu" in parts and torch.cuda.is_available():
-        entries = gate.run_gate(gpu.rows(cpu.BOTH), timesteps=(4,) if quick else (2, 4, 6, 10), device="cuda")
+        steps = (4,) if quick else (2, 4, 6, 10)
+        entries = gate.run_gate(gpu.rows(BOTH), timesteps={"fp32": steps, "bf16": steps}, device="cuda")
         document["gate"] += entries
         document["gpu"] = gpu.tables(quick=quick, rounds=rounds, refused=gate.refused(entries))
     return document

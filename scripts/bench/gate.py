@@ -1,7 +1,7 @@
 """What a row must prove before it is timed: equal spikes, equal gradients, equal repeats."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,12 +124,23 @@ def unit_pair(kind: str, semantics: str, device: str) -> tuple[nn.Module, nn.Mod
     return unit, variants.unit(variants.LOOP, semantics, 16, device).double()
 
 
+def norm_pair(kind: str, semantics: str, device: str) -> tuple[nn.Module, nn.Module]:
+    """Returns the norm and the neuron of ``unit_pair`` without the convolution, whose bf16 has no exact reference."""
+    unit, exact = unit_pair(kind, semantics, device)
+
+    def without_conv(block: nn.Module) -> nn.Module:
+        return nn.Sequential(block.get_submodule("norm"), block.get_submodule("sn"))
+
+    return without_conv(unit), without_conv(exact)
+
+
 def run_gate(
-    rows: Iterable[Variant], *, timesteps: Sequence[int], device: str = "cpu", neurons: int = 2**15
+    rows: Iterable[Variant], *, timesteps: Mapping[str, Sequence[int]], device: str = "cpu", neurons: int = 2**15
 ) -> list[dict[str, Any]]:
     """Returns one entry per (kind, semantics, precision, subject) that claims the reference's semantics.
 
-    Subjects: the layer alone for every number of ``timesteps``, and in fp32 conv + norm + layer.
+    Subjects: the layer alone for every number of ``timesteps`` of its precision; in fp32 conv + norm + layer; and ours
+    also norm + layer in bf16, where others round the current between the two.
     """
     torch.manual_seed(0)
     entries = []
@@ -137,10 +148,12 @@ def run_gate(
         if semantics not in CLAIMS:
             continue
         subjects: list[tuple[str, Callable[..., tuple[nn.Module, nn.Module]], Tensor]] = [
-            (f"layer, T={t}", layer_pair, torch.randn(t, neurons) + 0.5) for t in timesteps
+            (f"layer, T={t}", layer_pair, torch.randn(t, neurons) + 0.5) for t in timesteps[precision]
         ]
         if precision == "fp32":
             subjects.append(("conv + norm + layer, T=4", unit_pair, torch.rand(4, 2, 16, 12, 12).round()))
+        elif kind == variants.OURS:
+            subjects.append(("norm + layer, T=4", norm_pair, torch.randn(4, 2, 16, 12, 12)))
         for subject, pair, x in subjects:
             entry = {"kind": kind, "semantics": semantics, "precision": precision, "subject": subject}
             try:

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from scripts.bench import variants as v
 from scripts.bench import workloads_cpu as cpu
 from scripts.bench.gate import DTYPES
-from scripts.bench.harness import Measure, Run, Variant, compare
+from scripts.bench.harness import BOTH, FORWARD, STEP, Measure, Run, Variant, compare
 from snnrepro.compose import groups
 
 NOT_RUN = "GPU: not run"
@@ -66,12 +66,12 @@ def copy_bandwidth() -> float:
 def moved_bytes(kind: str, precision: str, timesteps: int) -> float | None:
     """Returns the bytes per neuron and step, forward and backward, that the kernels are written to move, where known.
 
-    ours: x, o and packed spikes; then do, x and dx. SpikingJelly: x, spikes and membranes, then the gradients, and its
-    states, float32 by default and bf16 under its plan.
+    ours: x, o and packed spikes; then do, x, packed spikes and dx. SpikingJelly: x, spikes and membranes, then the
+    gradients, and its states, float32 by default and bf16 under its plan.
     """
     width = DTYPES[precision].itemsize
     if kind == v.OURS:
-        return 5 * width + (1 if timesteps <= 8 else 2) / timesteps
+        return 5 * width + 2 * (1 if timesteps <= 8 else 2) / timesteps
     if kind in (v.SJ_LIF, v.SJ_PLAN):
         return 6 * width + 4 * width / timesteps
     return None
@@ -121,7 +121,7 @@ def _layers(quick: bool) -> Iterator[tuple[str, list[Variant], Callable[[Variant
         for t in (4,) if quick else (2, 4, 6, 10):
             torch.manual_seed(0)
             x = torch.randn(t, neurons, device="cuda") + 0.5
-            for mode in (cpu.FORWARD, cpu.BOTH):
+            for mode in (FORWARD, BOTH):
 
                 def prepare(row: Variant, x: torch.Tensor = x) -> Run:
                     layer, current = v.layer(row.kind, row.semantics, "cuda"), x.to(DTYPES[row.precision])
@@ -142,24 +142,25 @@ def _blocks(quick: bool) -> Iterator[tuple[str, list[Variant], Callable[[Variant
                 unit = v.unit(row.kind, row.semantics, channels, "cuda").to(memory_format=memory_format)
                 return cpu.annotate(cpu.module_run(unit, x, row.mode), row.kind, unit, x)
 
-            title = f"K2 conv + norm + LIF, {channels} channels, {side} x {side}, batch 64, T = 4, {layout}, {cpu.BOTH}"
-            yield title, [row for row in rows(cpu.BOTH) if row.precision == "fp32"], prepare, True
+            title = f"K2 conv + norm + LIF, {channels} channels, {side} x {side}, batch 64, T = 4, {layout}, {BOTH}"
+            yield title, [row for row in rows(BOTH) if row.precision == "fp32"], prepare, True
 
 
 def _steps(quick: bool) -> Iterator[tuple[str, list[Variant], Callable[[Variant], Run], bool]]:
     """Yields K3 to K5: training steps of whole networks on images that are on the device already."""
+    cases: list[tuple[str, tuple[str, ...], int, tuple[int, ...]]]
     cases = [("K3 ResNet-19", cpu.RESNET19, t, (64, 3, 32, 32)) for t in ((4,) if quick else (4, 6))]
     if not quick:
         if "resnet34" in groups()["model"]:
             imagenet = ("dataset=cifar10", "model=resnet34")
             cases += [("K4 ResNet-34", imagenet, t, (32, 3, 224, 224)) for t in (4, 6)]
         cases.append(("K5 ResNet-19 on event frames", cpu.RESNET19, 10, (10, 16, 2, 48, 48)))
-    steps = [row for row in rows(cpu.STEP) if row.kind != v.SJ_FLEX]
+    steps = [row for row in rows(STEP) if row.kind != v.SJ_FLEX]
     for name, words, t, shape in cases:
         for layout, memory_format in LAYOUTS.items():
             prepare = cpu.network_rows((*words, f"timesteps={t}"), shape, "cuda", memory_format)
             size = " x ".join(map(str, shape[-3:]))
-            yield f"{name}, T = {t}, batch {shape[-4]}, {size}, {layout}, {cpu.STEP}", steps, prepare, False
+            yield f"{name}, T = {t}, batch {shape[-4]}, {size}, {layout}, {STEP}", steps, prepare, False
 
 
 def tables(*, quick: bool, rounds: int | None, refused: cpu.Refused) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def tables(*, quick: bool, rounds: int | None, refused: cpu.Refused) -> dict[str
                 refused=refused,
                 inspect=inspect,
             )
-            if part is _layers and variants[0].mode == cpu.BOTH:
+            if part is _layers and variants[0].mode == BOTH:
                 _add_bandwidth(table, variants, bandwidth)
             measured.append(table | {"card": [before, card()]})
     missing = [] if "resnet34" in groups()["model"] else ["K4: not run, this version has no ResNet-34"]

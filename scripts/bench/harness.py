@@ -10,6 +10,9 @@ import numpy as np
 
 from snnrepro.errors import UserError
 
+# What one sample of a row is.
+FORWARD, BOTH, STEP, INFERENCE = "forward without gradient", "forward and backward", "training step", "inference"
+
 Run = Callable[[], object]
 Measure = Callable[[Run], float]
 
@@ -21,12 +24,17 @@ class Variant:
     kind: str
     semantics: str
     precision: str = "fp32"
-    mode: str = "training step"
+    mode: str = STEP
 
     @property
     def name(self) -> str:
-        """The row's label."""
-        return f"{self.kind}, {self.semantics}, {self.precision}, {self.mode}"
+        """The row's label; precision and mode are named where they are not what every table has."""
+        parts = [self.kind, self.semantics]
+        if self.precision != "fp32":
+            parts.append(self.precision)
+        if self.mode == INFERENCE:
+            parts.append(self.mode)
+        return ", ".join(parts)
 
 
 def wall(run: Run, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -64,7 +64,7 @@ def markdown(document: dict[str, Any]) -> str:
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     facts = document["machine"]
     yield "# Benchmark"
-    yield f"\n{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, device {facts['device']}; "
+    yield f"\n{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, device {facts['device']};"
     yield ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + f"; commit {facts['commit']}."
     yield "\nTimes are medians over interleaved rounds, with the 20th and 80th percentile; ratios are formed within"
     yield f"each round.\n\n{MEANING}"

@@ -89,9 +89,10 @@ def _spikingjelly(make: Callable[..., nn.Module], **tau: float) -> nn.Module:
 
 def _stateful(node: nn.Module) -> nn.Module:
     """Returns a layer of SpikingJelly that forgets its membranes before every window."""
+    from spikingjelly.activation_based import functional
 
     def run(x: Tensor) -> Tensor:
-        node.reset()
+        functional.reset_net(node)
         return node(x)
 
     return _Window(node, run)
@@ -216,7 +217,7 @@ def unit(kind: str, semantics: str, channels: int, device: str = "cpu") -> nn.Mo
     return build(kind, semantics, words, in_shape=(2, 8, 8), device=device).get_submodule("conv2")
 
 
-def spikingjelly_path(module: nn.Module, x: Tensor) -> str:
+def spikingjelly_path(module: Callable[[Tensor], Tensor], x: Tensor) -> str:
     """Returns what SpikingJelly runs for the input ``x``: the provider it reports, or its half-precision fall-back.
 
     SpikingJelly 2.0.0 builds the membrane in the dtype of the input, and its registered operator takes float32

@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from scripts.bench import variants as v
 from scripts.bench.gate import DTYPES
-from scripts.bench.harness import Run, Variant, compare
+from scripts.bench.harness import BOTH, FORWARD, INFERENCE, STEP, Run, Variant, compare
 from snnrepro.runtime import autocast
 
 Refused = Mapping[tuple[str, str, str], str]
 
-FORWARD, BOTH, STEP, INFERENCE = "forward without gradient", "forward and backward", "training step", "inference"
 RESNET19 = ("dataset=cifar10", "model=resnet19")
 
 LAYER_ROWS = [
@@ -50,7 +49,7 @@ def layer_variants(precision: str, mode: str) -> list[Variant]:
     return [Variant(kind, semantics, precision, mode) for kind, semantics in rows]
 
 
-def annotate(run: Run, kind: str, module: nn.Module, x: Tensor) -> Run:
+def annotate(run: Run, kind: str, module: Callable[[Tensor], Tensor], x: Tensor) -> Run:
     """Returns ``run`` with a ``note``: for SpikingJelly, which implementation the input really meets."""
     if kind in (v.SJ_LIF, v.SJ_PLIF, v.SJ_PLAN):
         run.note = v.spikingjelly_path(module, x)  # type: ignore[attr-defined]
@@ -151,7 +150,13 @@ def network_rows(
 
     def prepare(row: Variant) -> Run:
         model = v.build(row.kind, row.semantics, words, in_shape=shape[-3:], device=device)
-        return step_run(model.to(memory_format=layout), row, images, labels)
+        model = model.to(memory_format=layout)
+
+        def forward(x: Tensor) -> Tensor:
+            with autocast(row.precision, x.device):
+                return model(x)
+
+        return annotate(step_run(model, row, images, labels), row.kind, forward, images)
 
     return prepare
 
