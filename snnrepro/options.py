@@ -13,4 +13,7 @@ SCHEDULES = ("cosine", "constant")
 LOGGERS = ("none", "wandb")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "fp16")
-BACKENDS = ("auto", "reference", "compiled", "triton")
+LIF_BACKENDS = ("reference", "compiled", "triton")
+BACKENDS = ("auto", *LIF_BACKENDS)
+# A fused layer packs the spikes of a window into one integer per neuron.
+MAX_TIMESTEPS = {"compiled": 32, "triton": 16}

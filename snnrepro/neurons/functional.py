@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from snnrepro.errors import ConfigError
 from snnrepro.neurons import norm_ops, ops
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.reference import LIFResult, lif_reference
-from snnrepro.options import FAMILIES, RESETS, SURROGATES
+from snnrepro.options import FAMILIES, LIF_BACKENDS, MAX_TIMESTEPS, RESETS, SURROGATES
 
-BACKENDS = ("reference", "compiled", "triton")
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -30,18 +30,23 @@ def lif(
 
     An ``x`` that a norm left uncomputed is normalised in the same kernel. float64 and empty inputs are computed by
     the reference. Raises ValueError for an unknown option, for ``timesteps`` below 1, and for an input with another
-    number of steps.
+    number of steps; ConfigError for more steps than the backend holds.
     """
     for name, value, allowed in (
         ("family", family, FAMILIES),
         ("surrogate", surrogate, SURROGATES),
         ("reset", reset, RESETS),
-        ("backend", backend, BACKENDS),
+        ("backend", backend, LIF_BACKENDS),
     ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
     if timesteps < 1:
         raise ValueError(f"timesteps={timesteps} must be at least 1")
+    if timesteps > MAX_TIMESTEPS.get(backend, timesteps):
+        raise ConfigError(
+            f"timesteps={timesteps}: runtime.backend={backend} holds at most {MAX_TIMESTEPS[backend]} steps; "
+            "use runtime.backend=reference"
+        )
     if isinstance(x, NormalisedCurrent):
         if _fusible(x, timesteps, backend):
             options = (timesteps, family, surrogate, gamma, reset, detach_reset, backend)

@@ -144,6 +144,29 @@ def test_autocast_gives_bf16_outputs_from_float32_membranes():
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
 
 
+@pytest.mark.parametrize(("backend", "most"), [("compiled", 32), ("triton", 16)])
+def test_more_steps_than_packed_spikes_hold_are_refused(backend, most):
+    # Bits beyond the integer were once lost, and the gradients silently wrong.
+    scalars = [torch.tensor(value) for value in (0.0, 1.0, 2.0)]
+    x = torch.zeros(most + 1, 2)
+    with pytest.raises(ConfigError, match=rf"timesteps={most + 1}: runtime\.backend={backend} .* {most} steps"):
+        lif(x, *scalars, **(options(backend) | {"timesteps": most + 1}))
+    assert lif(x, *scalars, **(options("reference") | {"timesteps": most + 1})).o.shape == x.shape
+
+
+@pytest.mark.slow
+def test_the_last_bit_of_the_packed_spikes_is_used():
+    x = 2 * torch.randn(32, 60, generator=torch.Generator().manual_seed(5))
+    found = []
+    for backend in ("compiled", "reference"):
+        scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 0.7, 2.3)]
+        current = x.clone().requires_grad_()
+        o = lif(current, *scalars, **(options(backend) | {"timesteps": 32})).o
+        found.append((o, *torch.autograd.grad(o.square().sum(), (current, *scalars))))
+    assert found[1][0][31].any()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 def test_empty_and_float64_inputs_take_the_reference():
     scalars = [torch.tensor(value) for value in (0.0, 1.0, 2.0)]
     assert lif(torch.zeros(4, 0, 3), *scalars, **options("compiled")).o.shape == (4, 0, 3)
