@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from snnrepro.build import build_model
 from snnrepro.compose import compose_run
 from snnrepro.neurons import LIF
-from snnrepro.neurons.mp_init import running_mean
 from snnrepro.neurons.reference import lif_reference
 
 OURS = "ours"
@@ -156,18 +155,9 @@ def _compiled_reference(**options: Any) -> Callable[..., Any]:
 
 def _compiled_loop(lif: LIF, x: Tensor, timesteps: int | None = None) -> Tensor:
     """Returns what ``lif`` returns, and moves its running mean, with the loop compiled and the rest eager."""
-    loop = _compiled_reference(
-        timesteps=x.shape[0] if timesteps is None else timesteps,
-        family=lif.family,
-        surrogate=lif.surrogate,
-        gamma=lif.gamma,
-        reset=lif.reset,
-        detach_reset=lif.detach_reset,
-    )
-    result = loop(x, lif.u_init.clone(), lif.v_threshold, lif.tau)
-    if lif.mp_init and lif.training and torch.is_grad_enabled():
-        with torch.no_grad():
-            lif.u_init.copy_(running_mean(lif.u_init, result.u_sum, result.active_count, lif.beta))
+    dyn = lif.dynamics(x.shape[0] if timesteps is None else timesteps)
+    result = _compiled_reference(**dyn._asdict())(x, lif.u_init.clone(), lif.v_threshold, lif.tau)
+    lif.move_u_init(result)
     return result.o
 
 

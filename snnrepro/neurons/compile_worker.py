@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from snnrepro import io
 from snnrepro.neurons import analytic
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.kernel_cache import Kernel
@@ -97,10 +99,10 @@ def build(kernel: Kernel, folder: Path) -> None:
     tensors, dims = _example(kernel)
     with torch.no_grad():
         program = torch.export.export(_Function(_function(kernel)), tuple(tensors), dynamic_shapes=(tuple(dims),))
-    path = folder / kernel.file_name()
-    draft = path.with_suffix(f".{os.getpid()}.pt2")
-    aoti_compile_and_package(program, package_path=str(draft), inductor_configs=INDUCTOR)
-    os.replace(draft, path)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch, "kernel.pt2")
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=INDUCTOR)
+        io.write_atomic(folder / kernel.file_name(), package.read_bytes())
 
 
 def _parse(item: list[Any]) -> Kernel:

@@ -19,19 +19,14 @@ from snnrepro.neurons.kernel_cache import Kernel, library
 
 def lif_forward(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics) -> tuple[Tensor, ...]:
     """As ``analytic.lif_forward``."""
-    return _run(_lif("lif_forward", x, dyn), x, u_init, v_threshold, leak)
-
-
-def lif_infer(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics) -> Tensor:
-    """Returns o only. The same library: on CPUs the packed spikes cost 1 byte per neuron, a library seconds."""
-    return lif_forward(x, u_init, v_threshold, leak, dyn)[0]
+    return _run(_kernel("lif_forward", x, dyn), x, u_init, v_threshold, leak)
 
 
 def lif_backward(
     go: Tensor, x: Tensor, spikes: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics
 ) -> tuple[Tensor, ...]:
     """As ``analytic.lif_backward``."""
-    return _run(_lif("lif_backward", x, dyn), go, x, spikes, u_init, v_threshold, leak, _gamma(dyn.gamma))
+    return _run(_kernel("lif_backward", x, dyn), go, x, spikes, u_init, v_threshold, leak, _gamma(dyn.gamma))
 
 
 def norm_lif_forward(
@@ -46,13 +41,8 @@ def norm_lif_forward(
     channels_last: bool,
 ) -> tuple[Tensor, ...]:
     """As ``analytic.norm_lif_forward``."""
-    kernel = _norm_lif("norm_lif_forward", y, shortcut, dyn, channels_last)
+    kernel = _kernel("norm_lif_forward", y, dyn, shortcut, channels_last)
     return _run(kernel, y, norm, *_given(shortcut), _per_channel(norm, u_init, v_threshold, leak))
-
-
-def norm_lif_infer(*args) -> Tensor:
-    """Returns o only; see ``lif_infer``."""
-    return norm_lif_forward(*args)[0]
 
 
 def norm_lif_reduce(
@@ -69,7 +59,7 @@ def norm_lif_reduce(
     channels_last: bool,
 ) -> tuple[Tensor, ...]:
     """As ``analytic.norm_lif_reduce``."""
-    kernel = _norm_lif("norm_lif_reduce", y, shortcut, dyn, channels_last)
+    kernel = _kernel("norm_lif_reduce", y, dyn, shortcut, channels_last)
     scalars = _per_channel(norm, u_init, v_threshold, leak)
     return _run(kernel, go, y, spikes, norm, *_given(shortcut), scalars, _gamma(dyn.gamma))
 
@@ -88,7 +78,7 @@ def norm_lif_backward(
     channels_last: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """As ``analytic.norm_lif_backward``; None for the gradient of an absent shortcut."""
-    kernel = _norm_lif("norm_lif_backward", y, shortcut, dyn, channels_last)
+    kernel = _kernel("norm_lif_backward", y, dyn, shortcut, channels_last)
     scalars = _per_channel(norm, u_init, v_threshold, leak)
     gradients = _run(kernel, go, y, spikes, norm, *_given(shortcut), scalars, _gamma(dyn.gamma))
     return gradients[0], gradients[1] if shortcut is not None else None
@@ -98,17 +88,11 @@ def _run(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(library(kernel).run(list(tensors)))
 
 
-def _lif(function: str, x: Tensor, dyn: Dynamics) -> Kernel:
-    return Kernel(function, dyn._replace(gamma=0.0), x.shape[0], False, _name(x.dtype), False)
-
-
-def _norm_lif(function: str, y: Tensor, shortcut: Tensor | None, dyn: Dynamics, channels_last: bool) -> Kernel:
-    dyn = dyn._replace(gamma=0.0)
-    return Kernel(function, dyn, y.shape[0], shortcut is not None, _name(y.dtype), channels_last)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _kernel(
+    function: str, x: Tensor, dyn: Dynamics, shortcut: Tensor | None = None, channels_last: bool = False
+) -> Kernel:
+    dtype = str(x.dtype).removeprefix("torch.")
+    return Kernel(function, dyn._replace(gamma=0.0), x.shape[0], shortcut is not None, dtype, channels_last)
 
 
 def _given(shortcut: Tensor | None) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from snnrepro.errors import ConfigError
 from snnrepro.neurons import norm_ops, ops
 from snnrepro.neurons.current import NormalisedCurrent
+from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.reference import LIFResult, lif_reference
 from snnrepro.options import FAMILIES, LIF_BACKENDS, MAX_TIMESTEPS, RESETS, SURROGATES
 
@@ -47,24 +48,21 @@ def lif(
             f"timesteps={timesteps}: runtime.backend={backend} holds at most {MAX_TIMESTEPS[backend]} steps; "
             "use runtime.backend=reference"
         )
+    dyn = Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
     if isinstance(x, NormalisedCurrent):
         if _fusible(x, timesteps, backend):
-            options = (timesteps, family, surrogate, gamma, reset, detach_reset, backend)
-            return _norm_lif(x, u_init, v_threshold, 1 / tau, options, backend)
+            return _norm_lif(x, (u_init, v_threshold, 1 / tau), dyn, backend)
         x = x.tensor()
     if x.shape[0] not in (1, timesteps):
         raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
     if backend == "reference" or x.dtype not in FUSED_DTYPES or x.numel() == 0:
-        return lif_reference(x, u_init, v_threshold, tau, timesteps=timesteps, family=family, surrogate=surrogate,
-                             gamma=gamma, reset=reset, detach_reset=detach_reset)  # fmt: skip
+        return lif_reference(x, u_init, v_threshold, tau, **dyn._asdict())
     # Any dense layout is one row of memory per step: the axes in memory order, merged.
     strides = x.stride()
     order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
     dense = x.permute(order).contiguous()
-    scalars = (u_init, v_threshold, 1 / tau)
-    options = (timesteps, family, surrogate, gamma, reset, detach_reset, backend)
-    fused = ops.FusedLIF.apply if ops.is_plain(x) else ops.lif_op
-    o, _, u_sum, active_count = fused(dense.reshape(dense.shape[0], -1), *scalars, *options)
+    rows = dense.reshape(dense.shape[0], -1)
+    o, _, u_sum, active_count = ops.lif(rows, u_init, v_threshold, 1 / tau, *dyn, backend)
     inverse = sorted(range(x.ndim), key=lambda position: order[position])
     return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
 
@@ -79,7 +77,7 @@ def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
     return backend != "reference" and same and fits and not (constant and backend == "compiled")
 
 
-def _norm_lif(x: NormalisedCurrent, u_init, v_threshold, leak, options: tuple, backend: str) -> LIFResult:
+def _norm_lif(x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, backend: str) -> LIFResult:
     shortcut = x.shortcut
     if isinstance(shortcut, NormalisedCurrent) and backend == "compiled":
         # Two layers of a network: not worth three more libraries.
@@ -97,9 +95,8 @@ def _norm_lif(x: NormalisedCurrent, u_init, v_threshold, leak, options: tuple, b
         added = (canonical(shortcut.y), *norm(shortcut))
     elif shortcut is not None:
         added = (canonical(shortcut), None, None, None, None)
-    fused = norm_ops.FusedNormLIF.apply if ops.is_plain(x.y) else norm_ops.norm_lif_op
-    o, _, u_sum, active_count = fused(
-        canonical(x.y), *norm(x), *added, u_init, v_threshold, leak, x.batch_stats, channels_last, *options
+    o, _, u_sum, active_count = norm_ops.norm_lif(
+        canonical(x.y), *norm(x), *added, *scalars, x.batch_stats, channels_last, *dyn, backend
     )
     size = x.y.shape[3:]
     o = o.unflatten(2, size).permute(0, 1, 4, 2, 3) if channels_last else o.unflatten(3, size)

@@ -1,7 +1,6 @@
 """Where compiled libraries live, how a missing one is made, and how one is loaded."""
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -86,7 +85,7 @@ def _companions(kernel: Kernel) -> list[Kernel]:
 
 def _compile(kernels: list[Kernel]) -> None:
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    io.make_dir(folder)
     # Jobs of a sweep start together: one compiles, the others wait and find the libraries.
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -118,4 +117,4 @@ def _fingerprint() -> str:
         parts += [line.encode() for line in lines if line.startswith(("model name", "flags"))][:2]
     except OSError:
         parts.append(platform.processor().encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return io.sha256(b"\0".join(parts))[:16]

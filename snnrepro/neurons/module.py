@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from snnrepro.neurons.current import NormalisedCurrent
+from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.functional import lif
 from snnrepro.neurons.mp_init import running_mean
 from snnrepro.neurons.ops import snapshot
+from snnrepro.neurons.reference import LIFResult
 from snnrepro.neurons.reparam import inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
 
 
@@ -75,22 +77,25 @@ class LIF(nn.Module):
         result = lif(
             x,
             # A copy: the backward needs what the forward read, and the buffer moves before that.
-            snapshot(self.u_init) if torch.compiler.is_compiling() else self.u_init.clone(),
+            snapshot(self.u_init),
             self.v_threshold,
             self.tau,
-            timesteps=steps if timesteps is None else timesteps,
-            family=self.family,
-            surrogate=self.surrogate,
-            gamma=self.gamma,
-            reset=self.reset,
-            detach_reset=self.detach_reset,
+            **self.dynamics(steps if timesteps is None else timesteps)._asdict(),
             backend=self.backend,
         )
+        self.move_u_init(result)
+        return result.o
+
+    def dynamics(self, timesteps: int) -> Dynamics:
+        """Returns the rules of this layer over a window of ``timesteps``."""
+        return Dynamics(timesteps, self.family, self.surrogate, self.gamma, self.reset, self.detach_reset)
+
+    def move_u_init(self, result: LIFResult) -> None:
+        """Moves ``u_init`` by what a window left behind, in training mode with gradients enabled (Algorithm 1)."""
         if self.mp_init and self.training and torch.is_grad_enabled():
             with torch.no_grad():
                 mean = running_mean(self.u_init, result.u_sum, result.active_count, self.beta)
                 self.u_init.copy_(mean)
-        return result.o
 
     def extra_repr(self) -> str:
         return (

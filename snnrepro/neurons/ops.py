@@ -1,139 +1,130 @@
-"""The fused LIF layers as torch operators: opaque to ``torch.compile``, known to autograd, one per equation.
+"""The fused LIF layers as torch operators: opaque to ``torch.compile``, known to autograd.
 
-Four operators in two pairs, each a forward and its backward: ``lif`` and ``norm_lif``. ``backend`` names the
+``lif`` here and ``norm_lif`` in ``norm_ops.py``, with the operators of their backwards. ``backend`` names the
 provider of the arithmetic (``compiled.py`` or ``triton_backend.py``); everything here is common to both.
 Tensors are contiguous and in the layouts that ``functional.py`` makes. Autocast needs no rule: the input
 comes in any floating dtype, membranes and sums are float32.
 """
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.library import custom_op
+from torch.library import CustomOpDef, custom_op
 
 from snnrepro.neurons.analytic import spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
 
+# What ends the arguments of every operator: flags, then the fields of ``Dynamics``, and the provider.
+SCALARS = "Tensor u_init, Tensor v_threshold, Tensor leak"
+RULES = "int timesteps, str family, str surrogate, float gamma, str reset, bool detach_reset, str backend"
 
-def provider(backend: str) -> ModuleType:
-    """Returns the module that computes for ``backend``; imported on first use, Triton is heavy."""
+
+@cache
+def _provider(backend: str) -> ModuleType:
+    # Imported on first use: Triton is heavy.
     return import_module(
         {"compiled": "snnrepro.neurons.compiled", "triton": "snnrepro.neurons.triton_backend"}[backend]
     )
 
 
-def is_plain(x: Tensor) -> bool:
-    """Returns whether ``x`` is computed here and now, not traced: only tracing needs the operators."""
-    return type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+def provided(function: str, tensors: Sequence[Tensor | None], rules: Sequence[Any], *flags: bool) -> tuple:
+    """Returns what the provider's ``function`` does; ``rules`` as in ``RULES``."""
+    *dyn, backend = rules
+    return tuple(getattr(_provider(backend), function)(*tensors, Dynamics(*dyn), *flags))
 
 
-@custom_op("snnrepro::snapshot", mutates_args=())
-def snapshot(u_init: Tensor) -> Tensor:
-    """Returns a copy of a buffer that moves before the backward reads it; no gradient.
+def define(name: str, arguments: str, results: int, function: Callable) -> CustomOpDef:
+    """Returns ``function`` as the operator ``snnrepro::name``, with ``RULES`` behind its arguments."""
+    schema = f"({arguments}, {RULES}) -> ({', '.join(['Tensor'] * results)})"
+    return custom_op(f"snnrepro::{name}", function, mutates_args=(), schema=schema)
 
-    An operator, because a compiler drops a plain clone, or makes it again in the backward, from the moved buffer.
+
+def eager_or(operator: CustomOpDef, eager: Callable) -> Callable:
+    """Returns a function that calls ``operator`` where torch traces, else ``eager``.
+
+    Calling an operator takes longer than a small layer takes to compute.
     """
-    return u_init.clone()
+
+    def call(x: Tensor, *rest: Any) -> Any:
+        plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+        return (eager if plain else operator)(x, *rest)
+
+    return call
 
 
-@snapshot.register_fake
-def _(u_init):
-    return torch.empty_like(u_init)
+def differentiable(operator: CustomOpDef, function: Callable, context: Callable, gradient: Callable) -> Callable:
+    """Returns ``function`` with its gradient, which ``operator`` gets too; see ``eager_or``."""
+    operator.register_autograd(gradient, setup_context=context)
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            output = function(*inputs)
+            context(ctx, inputs, output)
+            return output
+
+        backward = staticmethod(once_differentiable(gradient))  # type: ignore[assignment]
+
+    return eager_or(operator, Eager.apply)
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty((), dtype=torch.float32), x.new_empty((), dtype=torch.int64)
+def fake_forward(x: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns (o, spikes, u_sum, active_count) without values, for an input with steps of the shape of ``x[0]``."""
+    spikes = x.new_empty(x.shape[1:], dtype=spikes_dtype(timesteps))
+    u_sum, active_count = x.new_empty((), dtype=torch.float32), x.new_empty((), dtype=torch.int64)
+    return x.new_empty(timesteps, *x.shape[1:]), spikes, u_sum, active_count
 
 
-def _spikes(x: Tensor, timesteps: int) -> Tensor:
-    return x.new_empty(x.shape[1:], dtype=spikes_dtype(timesteps))
-
-
-def lif(
-    x: Tensor,
-    u_init: Tensor,
-    v_threshold: Tensor,
-    leak: Tensor,
-    timesteps: int,
-    family: str,
-    surrogate: str,
-    gamma: float,
-    reset: str,
-    detach_reset: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns (o (T, N), spikes (N,), u_sum, active_count) for x (T, N) or (1, N); see ``analytic.lif_forward``."""
-    dyn = Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
-    o, spikes, u_sum, active_count = provider(backend).lif_forward(x, u_init, v_threshold, leak, dyn)
-    return o, spikes, u_sum, active_count
-
-
-lif_op = custom_op("snnrepro::lif", mutates_args=())(lif)
-
-
-@lif_op.register_fake
-def _(x, u_init, v_threshold, leak, timesteps, *_):
-    return x.new_empty(timesteps, *x.shape[1:]), _spikes(x, timesteps), *_statistics(x)
-
-
-def lif_backward(
-    go: Tensor,
-    x: Tensor,
-    spikes: Tensor,
-    u_init: Tensor,
-    v_threshold: Tensor,
-    leak: Tensor,
-    timesteps: int,
-    family: str,
-    surrogate: str,
-    gamma: float,
-    reset: str,
-    detach_reset: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of x and of the three scalars, (3,)."""
-    dyn = Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
-    gx, scalars = provider(backend).lif_backward(go, x, spikes, u_init, v_threshold, leak, dyn)
-    return gx, scalars
-
-
-lif_backward_op = custom_op("snnrepro::lif_backward", mutates_args=())(lif_backward)
-
-
-@lif_backward_op.register_fake
-def _(go, x, *_):
-    return torch.empty_like(x), x.new_empty(3, dtype=torch.float32)
-
-
-def _lif_context(ctx, inputs, output):
-    x, u_init, v_threshold, leak, *ctx.options = inputs
+def statistics_context(ctx, output) -> Tensor:
+    """Marks all but o as without gradient, and returns the packed spikes, for the backward."""
     _, spikes, u_sum, active_count = output
     ctx.mark_non_differentiable(spikes, u_sum, active_count)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, spikes, u_init, v_threshold, leak)
+    return spikes
 
 
-def _lif_gradient(ctx, go, *_):
+snapshot_op = custom_op("snnrepro::snapshot", Tensor.clone, mutates_args=(), schema="(Tensor u_init) -> Tensor")
+snapshot_op.register_fake(torch.empty_like)
+# A copy of a buffer that moves before the backward reads it; no gradient. An operator, because a compiler drops a plain
+# clone, or makes it again in the backward, from the moved buffer.
+snapshot = eager_or(snapshot_op, Tensor.clone)
+
+
+def _lif(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *rules: Any) -> tuple[Tensor, ...]:
+    return provided("lif_forward", (x, u_init, v_threshold, leak), rules)
+
+
+def _lif_backward(
+    go: Tensor, x: Tensor, spikes: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *rules: Any
+):
+    return provided("lif_backward", (go, x, spikes, u_init, v_threshold, leak), rules)
+
+
+def _context(ctx, inputs, output):
+    x, u_init, v_threshold, leak, *ctx.rules = inputs
+    ctx.save_for_backward(x, statistics_context(ctx, output), u_init, v_threshold, leak)
+
+
+def _gradient(ctx, go, *_):
+    none = (None,) * len(ctx.rules)
     if go is None:
-        return (None,) * (4 + len(ctx.options))
-    backward = lif_backward if is_plain(go) else lif_backward_op
-    gx, scalars = backward(go.contiguous(), *ctx.saved_tensors, *ctx.options)
-    return gx, *scalars.unbind(0), *(None,) * len(ctx.options)
+        return (None,) * 4 + none
+    gx, scalars = lif_backward(go.contiguous(), *ctx.saved_tensors, *ctx.rules)
+    return gx, *scalars.unbind(0), *none
 
 
-lif_op.register_autograd(_lif_gradient, setup_context=_lif_context)
+lif_op = define("lif", f"Tensor x, {SCALARS}", 4, _lif)
+lif_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: fake_forward(x, timesteps))
+lif_backward_op = define("lif_backward", f"Tensor go, Tensor x, Tensor spikes, {SCALARS}", 2, _lif_backward)
+lif_backward_op.register_fake(lambda go, x, *_: (torch.empty_like(x), x.new_empty(3, dtype=torch.float32)))
 
-
-class FusedLIF(torch.autograd.Function):
-    """``lif`` without the operator around it, which takes longer to call than a small layer to compute."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        output = lif(*inputs)
-        _lif_context(ctx, inputs, output)
-        return output
-
-    backward = staticmethod(once_differentiable(_lif_gradient))  # type: ignore[assignment]
+# Gradients of x, and of the three scalars as one tensor (3,).
+lif_backward = eager_or(lif_backward_op, _lif_backward)
+# (o (T, N), spikes (N,), u_sum, active_count) for x (T, N) or (1, N); see ``analytic.lif_forward``.
+lif = differentiable(lif_op, _lif, _context, _gradient)

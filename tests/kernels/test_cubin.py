@@ -1,6 +1,5 @@
 """The contract of the Triton kernels, read from compiled machine code: bytes, registers, spills. Needs no GPU."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,25 +10,26 @@ import pytest
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = """
-import json, sys
-sys.path.insert(0, "scripts/bench")
-import cubin
-json.dump(cubin.rows(steps=(4, 8), spikingjelly=False), sys.stdout)
-"""
 # All passes of a training step: x, go, o, gx once each, the norm's input once more for its statistics and once more
 # for its sums; and a byte of packed spikes per neuron, written once and read by each backward pass.
 BYTES = {("LIF", "fp32"): 20.5, ("LIF", "bf16"): 10.5, ("norm+LIF", "fp32"): 32.75, ("norm+LIF", "bf16"): 16.75}
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    # A process of its own: interpreting and compiling cannot share one.
-    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+def compiled_rows(*calls, cache):
+    """Rows of ``cubin.rows`` for several (arguments, options), from a process that never interprets Triton."""
+    program = "import json, sys; from scripts.bench import cubin; calls = json.loads(sys.argv[1]); "
+    program += "print(json.dumps([row for a, o in calls for row in cubin.rows(*a, spikingjelly=False, **o)]))"
+    env = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
     env.pop("TRITON_INTERPRET", None)
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, env=env)
+    command = [sys.executable, "-c", program, json.dumps(calls)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return compiled_rows([[[4, 8]], {}], cache=tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.slow
@@ -63,21 +63,9 @@ def test_registers_spills_atomics_and_doubles(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 86, 90])
 def test_other_layouts_fit_too(arch, tmp_path):
-    program = f"""
-import json, sys
-sys.path.insert(0, "scripts/bench")
-import cubin
-layers = [dict(channels_last=True), dict(shortcut=2), dict(channels_last=True, shortcut=2)]
-rows = cubin.rows((16,), ({arch},), ("fp32",), spikingjelly=False)
-for layer in layers:
-    rows += cubin.rows((4,), ({arch},), ("bf16",), spikingjelly=False, **layer)
-json.dump(rows, sys.stdout)
-"""
-    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
-    env.pop("TRITON_INTERPRET", None)
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env)
-    assert result.returncode == 0, result.stderr[-2000:]
-    rows = json.loads(result.stdout)
+    layers = [{"channels_last": True}, {"shortcut": 2}, {"channels_last": True, "shortcut": 2}]
+    calls = [[[[16], [arch], ["fp32"]], {}], *([[[4], [arch], ["bf16"]], layer] for layer in layers)]
+    rows = compiled_rows(*calls, cache=tmp_path)
     assert len(rows) == 28
     for row in rows:
         assert row["spills"] == row["atomics"] == row["fp64"] == 0, row
@@ -85,11 +73,9 @@ json.dump(rows, sys.stdout)
         assert row["registers"] <= (168 if row["T"] <= 8 else 255), row
 
 
-def test_the_counter_finds_what_it_counts():
-    sys.path.insert(0, str(ROOT / "scripts" / "bench"))
-    spec = importlib.util.spec_from_file_location("cubin", ROOT / "scripts" / "bench" / "cubin.py")
-    cubin = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cubin)
+def test_the_counter_finds_what_it_counts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from scripts.bench import cubin
 
     class Kernel:
         class src:
