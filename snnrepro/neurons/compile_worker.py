@@ -28,6 +28,8 @@ INDUCTOR = {
     # The wrapper only allocates and calls; optimising it would double the time.
     "aot_inductor.compile_wrapper_opt_level": "O0",
     "aot_inductor.enable_line_tables": False,
+    # The process that loads the library decides how many threads run; the one that compiles has one.
+    "cpp.dynamic_threads": True,
 }
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -216,3 +217,23 @@ def test_a_failed_compilation_names_its_log(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"error\.log; runtime\.backend=reference"):
         make_lif(backend="compiled", gamma=7.0)(torch.zeros(3, 2))
     assert "fatal error" in next(tmp_path.rglob("error.log")).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("threads", "started"), [(1, 0), (2, 1)])
+def test_library_runs_on_as_many_threads_as_torch_has(threads, started):
+    # The libraries come from a process with one thread; what counts is the process that loads them.
+    code = f"""
+import os, numpy, torch
+from snnrepro.neurons import compiled
+from snnrepro.neurons.dynamics import Dynamics
+torch.set_num_threads({threads})
+x = torch.from_numpy(numpy.zeros((4, 2**16), numpy.float32))
+dyn = Dynamics(4, "trsg", "rectangular", 1.0, "soft", False)
+compiled.library(compiled._kernel("lif_forward", x, dyn))
+before = set(os.listdir("/proc/self/task"))
+compiled.lif_forward(x, *torch.from_numpy(numpy.ones(3, numpy.float32)), dyn)
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.splitlines()[-1:] == [str(started)], result.stderr
