@@ -42,13 +42,8 @@ class TdBN(nn.BatchNorm2d):
         assert mean is not None and var is not None and momentum is not None and self.num_batches_tracked is not None
         if self.training:
             with torch.no_grad():
-                # Handed buffers of the running statistics' dtype, the operator returns that dtype also for bf16 input.
-                running_mean, running_var = mean, var
-                buffers = torch.zeros_like(mean), torch.ones_like(var)
-                mean, var = torch.batch_norm_update_stats(x.flatten(0, 1), *buffers, 0.0)
-                count = x.numel() // x.shape[2]
-                running_mean.lerp_(mean, momentum)
-                running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
+                # Returns this batch's, and moves the running ones, to which the unbiased variance goes.
+                mean, var = torch.batch_norm_update_stats(x.flatten(0, 1), mean, var, momentum)
                 self.num_batches_tracked.add_(1)
         return NormalisedCurrent(x, mean, var, weight, self.bias, self.eps, self.training)
 

@@ -15,8 +15,7 @@ With ``carry`` = dL/du at the end of a step and d = f'(z), for t = T..1:
 
 Shapes: a layer's input is (T, N), or (1, N) when it is constant over the window. With a norm in front it is
 (T, B, C, S), or (T, B, S, C) with ``channels_last``, and the current is ``y * scale + shift`` per channel,
-plus an optional shortcut, itself normalised or not. ``norm`` holds rows (C,): mean, scale, shift, and for
-``norm_lif_backward`` the coefficients k1, k0 that carry the gradient of the batch statistics.
+plus an optional shortcut, itself normalised or not. ``norm`` holds rows (C,), see ``norm_rows``.
 """
 
 from collections.abc import Sequence
@@ -52,6 +51,24 @@ def lif_backward(
     grad_steps, scalars = _backward(go, _steps(x, dyn), spikes, u_init, v_threshold, leak, gamma, dyn)
     gx = torch.stack(_sum_if_constant(grad_steps, x))
     return gx.to(x.dtype), torch.stack([part.sum() for part in scalars])
+
+
+def norm_rows(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: Tensor | float) -> Tensor:
+    """Returns rows mean, scale, shift, invstd (4, C): y * scale + shift = weight * (y - mean) * invstd + bias."""
+    invstd = 1 / (var + eps).sqrt()
+    scale = weight * invstd
+    return torch.stack([mean, scale, bias - mean * scale, invstd])
+
+
+def statistics_rows(norm: Tensor, sum_g: Tensor, sum_gy: Tensor, share: Tensor | float) -> Tensor:
+    """Returns rows k1, k0 (2, C) of gy = scale * g + k1 * (y - mean) + k0, which carry the gradient of the statistics.
+
+    sum_g, sum_gy: (C,), of g = dL/dx and of g * (y - mean). share: the part of one value in a mean over the batch,
+    0 for statistics that do not come from it.
+    """
+    _, scale, _, invstd = norm.unbind(0)
+    factor = scale * -share
+    return torch.stack([factor * invstd * invstd * sum_gy, factor * sum_g])
 
 
 def norm_lif_forward(
@@ -98,6 +115,7 @@ def norm_lif_backward(
     y: Tensor,
     spikes: Tensor,
     norm: Tensor,
+    k: Tensor,
     shortcut: Tensor | None,
     u_init: Tensor,
     v_threshold: Tensor,
@@ -106,10 +124,10 @@ def norm_lif_backward(
     dyn: Dynamics,
     channels_last: bool,
 ) -> tuple[Tensor, ...]:
-    """Returns the gradient of y, ``scale * g + k1 * (y - mean) + k0``, and with a shortcut also its gradient g."""
+    """Returns the gradient of y, see ``statistics_rows``, and with a shortcut also its gradient g."""
     currents = _currents(y, norm, shortcut, dyn, channels_last)
     grad_steps, _ = _backward(go, currents, spikes, u_init, v_threshold, leak, gamma, dyn)
-    mean, scale, _, k1, k0 = (_per_channel(row, channels_last) for row in norm)
+    mean, scale, k1, k0 = (_per_channel(row, channels_last) for row in (*norm[:2], *k))
     gy_steps = [
         (g * scale + ((_state(y_t) - mean) * k1 + k0)).to(y.dtype)
         for g, y_t in zip(_sum_if_constant(grad_steps, y), y.unbind(0), strict=True)

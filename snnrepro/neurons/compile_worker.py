@@ -50,17 +50,35 @@ def _function(kernel: Kernel) -> Callable[..., Any]:
     if not kernel.function.startswith("norm"):
         return lambda *tensors: function(*tensors, dyn)
 
-    # go, y, spikes, norm [, shortcut], rows of the three scalars [, gamma]
-    before = 2 if kernel.function == "norm_lif_forward" else 4
+    def layer(y: Tensor, *tensors: Tensor) -> Any:
+        *given, u_init, v_threshold, leak, mean, var, weight, bias, eps = tensors
+        norm = analytic.norm_rows(mean, var, weight, bias, eps)
+        # One of each per channel: with 0-d scalars Inductor merges the channel axis in some loops and not in others,
+        # and can then no longer fuse them.
+        scalars = torch.stack([u_init, v_threshold, leak])[:, None].expand(3, norm.shape[1])
+        rows = torch.cat([norm, scalars])
+        shortcut = given[0] if kernel.shortcut else None
+        return *function(y, rows[:4], shortcut, *_aligned(rows[4:], last), dyn, last), rows
 
-    def call(*tensors: Tensor) -> Any:
-        head, tail = tensors[:before], list(tensors[before:])
-        shortcut = tail.pop(0) if kernel.shortcut else None
-        rows = tail.pop(0)
-        scalars = rows.unbind(0) if last else rows[:, :, None].unbind(0)
-        return function(*head, shortcut, *scalars, *tail, dyn, last)
+    def backward(go: Tensor, y: Tensor, spikes: Tensor, rows: Tensor, *tensors: Tensor) -> Any:
+        head, gamma = tensors[:-1], tensors[-1]
+        share, k = (head[0], ()) if reduce else (None, head[:1])
+        shortcut = head[1] if kernel.shortcut else None
+        norm = rows[:4]
+        result = function(go, y, spikes, norm, *k, shortcut, *_aligned(rows[4:], last), gamma, dyn, last)
+        if not reduce:
+            return result
+        sums, scalars = result
+        sum_g, sum_gy = sums.unbind(0)
+        # What would otherwise be a dozen tiny operations between two calls.
+        return sums, scalars, sum_gy * norm[3], sum_g.clone(), analytic.statistics_rows(norm, sum_g, sum_gy, share)
 
-    return call
+    reduce = kernel.function == "norm_lif_reduce"
+    return layer if kernel.function == "norm_lif_forward" else backward
+
+
+def _aligned(rows: Tensor, channels_last: bool) -> tuple[Tensor, ...]:
+    return (rows if channels_last else rows[:, :, None]).unbind(0)
 
 
 def _example(kernel: Kernel) -> tuple[list[Tensor], list[dict[int, Any] | None]]:
@@ -75,22 +93,23 @@ def _example(kernel: Kernel) -> tuple[list[Tensor], list[dict[int, Any] | None]]
         tensors.append(torch.ones([sizes[a][1] if isinstance(a, str) else a for a in axes], dtype=dtype))
         dims.append({t: sizes[a][0] for t, a in enumerate(axes) if isinstance(a, str)} or None)
 
-    backward = not function.endswith("forward")
-    if backward:
-        add(dyn.timesteps, *names, dtype=dtype)
-    add(kernel.steps, *names, dtype=dtype)
-    if backward:
-        add(*names, dtype=analytic.spikes_dtype(dyn.timesteps))
-    if function.startswith("norm"):
-        add(5 if function == "norm_lif_backward" else 3, "C")
-        if kernel.shortcut:
-            add(kernel.steps, *names, dtype=dtype)
-        add(3, "C")
+    current, window = (kernel.steps, *names), (dyn.timesteps, *names)
+    arguments: dict[str, tuple[int | str, ...]]
+    if function.endswith("forward"):
+        arguments = {"x": current, "shortcut": current, "u_init": (), "v_threshold": (), "leak": ()}
+        arguments |= {"mean": ("C",), "var": ("C",), "weight": ("C",), "bias": ("C",), "eps": ()}
     else:
-        for _ in range(3):
-            add()
-    if backward:
-        add()
+        arguments = {"go": window, "x": current, "spikes": names, "rows": (7, "C")}
+        arguments |= {"u_init": (), "v_threshold": (), "leak": ()} if function.startswith("lif") else {}
+        arguments |= {"norm_lif_reduce": {"share": ()}, "norm_lif_backward": {"k": (2, "C")}}.get(function, {})
+        arguments |= {"shortcut": current, "gamma": ()}
+    for name, axes in arguments.items():
+        absent = name == "shortcut" and not kernel.shortcut
+        of_norm = name in ("rows", "mean", "var", "weight", "bias", "eps")
+        if absent or (of_norm and function.startswith("lif")):
+            continue
+        wide = dtype if name in ("go", "x", "shortcut") else torch.float32
+        add(*axes, dtype=analytic.spikes_dtype(dyn.timesteps) if name == "spikes" else wide)
     return tensors, dims
 
 

@@ -8,7 +8,8 @@ The arithmetic is the reference's: Inductor contracts nothing into fused multipl
 the backward runs again is the forward's, bit for bit.
 """
 
-from functools import cache
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,62 +27,53 @@ def lif_backward(
     go: Tensor, x: Tensor, spikes: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics
 ) -> tuple[Tensor, ...]:
     """As ``analytic.lif_backward``."""
-    return _run(_kernel("lif_backward", x, dyn), go, x, spikes, u_init, v_threshold, leak, _gamma(dyn.gamma))
+    return _run(_kernel("lif_backward", x, dyn), go, x, spikes, u_init, v_threshold, leak, _number(dyn.gamma))
 
 
-def norm_lif_forward(
+def norm_lif(
     y: Tensor,
-    norm: Tensor,
+    norm: Sequence[Tensor],
     shortcut: Tensor | None,
     shortcut_norm: None,
     u_init: Tensor,
     v_threshold: Tensor,
     leak: Tensor,
     dyn: Dynamics,
+    eps: float,
     channels_last: bool,
 ) -> tuple[Tensor, ...]:
-    """As ``analytic.norm_lif_forward``."""
+    """Returns what ``lif_forward`` does for the normalised current, and what the backward needs: rows (7, C).
+
+    norm: mean, var, weight, bias, each (C,). rows: those of ``analytic.norm_rows``, then the three scalars.
+    """
     kernel = _kernel("norm_lif_forward", y, dyn, shortcut, channels_last)
-    return _run(kernel, y, norm, *_given(shortcut), _per_channel(norm, u_init, v_threshold, leak))
+    return _run(kernel, y, *_given(shortcut), u_init, v_threshold, leak, *norm, _number(eps))
 
 
-def norm_lif_reduce(
+def norm_lif_gradients(
     go: Tensor,
     y: Tensor,
     spikes: Tensor,
-    norm: Tensor,
+    rows: Tensor,
     shortcut: Tensor | None,
-    shortcut_norm: None,
     u_init: Tensor,
     v_threshold: Tensor,
     leak: Tensor,
     dyn: Dynamics,
+    share: float,
     channels_last: bool,
-) -> tuple[Tensor, ...]:
-    """As ``analytic.norm_lif_reduce``."""
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of weight, bias, (no weight and bias of a shortcut), the scalars (3,), y, and the shortcut.
+
+    share: as in ``analytic.statistics_rows``. None for the gradient of what is absent.
+    """
+    gamma = _number(dyn.gamma)
+    given = (go, y, spikes, rows)
     kernel = _kernel("norm_lif_reduce", y, dyn, shortcut, channels_last)
-    scalars = _per_channel(norm, u_init, v_threshold, leak)
-    return _run(kernel, go, y, spikes, norm, *_given(shortcut), scalars, _gamma(dyn.gamma))
-
-
-def norm_lif_backward(
-    go: Tensor,
-    y: Tensor,
-    spikes: Tensor,
-    norm: Tensor,
-    shortcut: Tensor | None,
-    shortcut_norm: None,
-    u_init: Tensor,
-    v_threshold: Tensor,
-    leak: Tensor,
-    dyn: Dynamics,
-    channels_last: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """As ``analytic.norm_lif_backward``; None for the gradient of an absent shortcut."""
+    _, gscalars, gweight, gbias, k = _run(kernel, *given, _number(share), *_given(shortcut), gamma)
     kernel = _kernel("norm_lif_backward", y, dyn, shortcut, channels_last)
-    scalars = _per_channel(norm, u_init, v_threshold, leak)
-    gradients = _run(kernel, go, y, spikes, norm, *_given(shortcut), scalars, _gamma(dyn.gamma))
-    return gradients[0], gradients[1] if shortcut is not None else None
+    gy, *gshortcut = _run(kernel, *given, k, *_given(shortcut), gamma)
+    return gweight, gbias, None, None, gscalars, gy, gshortcut[0] if gshortcut else None
 
 
 def _run(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -99,13 +91,7 @@ def _given(shortcut: Tensor | None) -> tuple[Tensor, ...]:
     return () if shortcut is None else (shortcut,)
 
 
-@cache
-def _gamma(gamma: float) -> Tensor:
-    # A tensor, so that every gamma shares one library.
-    return torch.tensor(gamma)
-
-
-def _per_channel(norm: Tensor, *scalars: Tensor) -> Tensor:
-    # As rows (3, C): with 0-d scalars Inductor merges the channel axis in some loops and not in others, and
-    # can then no longer fuse them.
-    return torch.stack(scalars)[:, None].expand(len(scalars), norm.shape[1]).contiguous()
+@lru_cache(1024)
+def _number(value: float) -> Tensor:
+    # A tensor, so that every value shares one library.
+    return torch.tensor(value)

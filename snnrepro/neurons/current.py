@@ -25,10 +25,6 @@ class NormalisedCurrent:
         self.eps, self.batch_stats = eps, batch_stats
         self.shortcut: Tensor | NormalisedCurrent | None = None
 
-    def invstd(self) -> Tensor:
-        """Returns 1 / standard deviation, (C,)."""
-        return 1 / (self.var + self.eps).sqrt()
-
     def tensor(self) -> Tensor:
         """Returns the current as a tensor, differentiable like the fused kernel."""
         y = self.y.flatten(0, 1)

@@ -88,15 +88,15 @@ def _norm_lif(x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, 
         return (y.permute(0, 1, 3, 4, 2).flatten(2, 3) if channels_last else y.flatten(3)).contiguous()
 
     def norm(current: NormalisedCurrent) -> tuple[Tensor, ...]:
-        return current.mean, current.invstd(), current.weight, current.bias
+        return current.mean, current.var, current.weight, current.bias
 
     added: tuple[Tensor | None, ...] = (None,) * 5
     if isinstance(shortcut, NormalisedCurrent):
         added = (canonical(shortcut.y), *norm(shortcut))
     elif shortcut is not None:
         added = (canonical(shortcut), None, None, None, None)
-    o, _, u_sum, active_count = norm_ops.norm_lif(
-        canonical(x.y), *norm(x), *added, *scalars, x.batch_stats, channels_last, *dyn, backend
+    o, _, u_sum, active_count, _ = norm_ops.norm_lif(
+        canonical(x.y), *norm(x), *added, *scalars, x.eps, x.batch_stats, channels_last, *dyn, backend
     )
     size = x.y.shape[3:]
     o = o.unflatten(2, size).permute(0, 1, 4, 2, 3) if channels_last else o.unflatten(3, size)

@@ -1,9 +1,7 @@
 """Batch norm, shortcut and LIF as one torch operator; the second half of ``ops.py``.
 
 ``norm_lif`` normalises with the statistics it is given. Where those came from this very batch
-(``batch_stats``), its backward also carries the gradient through them, as batch norm's does. The sums over
-the batch stand between ``norm_lif_reduce`` and ``norm_lif_backward``: there, and between the statistics and
-the forward, ranks have to exchange theirs.
+(``batch_stats``), its backward also carries the gradient through them, as batch norm's does.
 """
 
 from typing import Any
@@ -15,96 +13,75 @@ from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake
 
 
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
-    y, mean, invstd, weight, bias, shortcut, mean2, invstd2, weight2, bias2, *scalars = arguments[:13]
-    _, channels_last, *rules = arguments[13:]
-    norm, norm2 = _affine(mean, invstd, weight, bias), _affine(mean2, invstd2, weight2, bias2)
-    return provided("norm_lif_forward", (y, norm, shortcut, norm2, *scalars), rules, channels_last)
+    y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
+    scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[13:16], arguments[16:]
+    tensors = (y, (mean, var, weight, bias), shortcut, None if norm2[0] is None else norm2, *scalars)
+    return provided("norm_lif", tensors, rules, eps, channels_last)
 
 
-def _affine(mean: Tensor | None, invstd: Any, weight: Any, bias: Any) -> Any:
-    """Returns rows mean, scale, shift (3, C): y * scale + shift = weight * (y - mean) * invstd + bias; or None."""
-    if mean is None:
-        return None
-    scale = weight * invstd
-    return torch.stack([mean, scale, bias - mean * scale])
-
-
-def _reduce(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *tensors, channels_last = arguments[:10]
-    return provided("norm_lif_reduce", tensors, arguments[10:], channels_last)
-
-
-def _backward(go: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    *tensors, channels_last = arguments[:8]
-    gy, gshortcut = provided("norm_lif_backward", (go, y, *tensors), arguments[8:], channels_last)
+def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    tensors, (batch_stats, channels_last), rules = arguments[:8], arguments[8:10], arguments[10:]
+    y = tensors[1]
+    share = y.shape[3 if channels_last else 2] / y.numel() if batch_stats else 0.0
+    found = provided("norm_lif_gradients", tensors, rules, share, channels_last)
     # An operator returns tensors only.
-    return gy, y.new_empty(0) if gshortcut is None else gshortcut
+    return tuple(y.new_empty(0) if gradient is None else gradient for gradient in found)
 
 
 def _context(ctx, inputs, output):
-    *tensors, ctx.batch_stats, ctx.channels_last = inputs[:15]
-    ctx.rules = inputs[15:]
-    ctx.save_for_backward(*tensors, statistics_context(ctx, output))
+    y, _, _, _, _, shortcut, *norm2 = inputs[:10]
+    ctx.flags = (shortcut is not None, norm2[0] is not None)
+    ctx.tail = inputs[14:]
+    *output, rows = output
+    ctx.mark_non_differentiable(rows)
+    ctx.save_for_backward(y, statistics_context(ctx, output), rows, shortcut, *inputs[10:13])
 
 
 def _gradient(ctx, go, *_):
-    none = (None,) * (2 + len(ctx.rules))
+    has_shortcut, has_norm2 = ctx.flags
+    none = (None,) * (1 + len(ctx.tail))
     if go is None:
         return (None,) * 13 + none
-    y, mean, invstd, weight, bias, shortcut, mean2, invstd2, weight2, bias2, *scalars, spikes = ctx.saved_tensors
-    norm, norm2 = _affine(mean, invstd, weight, bias), _affine(mean2, invstd2, weight2, bias2)
-    common = (go.contiguous(), y, spikes)
-    rest = (*scalars, ctx.channels_last, *ctx.rules)
-    sums, gscalars = norm_lif_reduce(*common, norm, shortcut, norm2, *rest)
-    # Ranks that share statistics add up ``sums`` here.
-    count = y.numel() // y.shape[3 if ctx.channels_last else 2]
-    norm = _with_statistics(norm, invstd, sums[0], sums[1], count, ctx.batch_stats)
-    gweight2 = gbias2 = None
-    if norm2 is not None:
-        norm2 = _with_statistics(norm2, invstd2, sums[0], sums[2], count, ctx.batch_stats)
-        gweight2, gbias2 = sums[2] * invstd2, sums[0].clone()
-    gy, gshortcut = norm_lif_backward(*common, norm, shortcut, norm2, *rest)
-    gnorm = (gy, None, None, sums[1] * invstd, sums[0].clone())
-    return *gnorm, None if shortcut is None else gshortcut, None, None, gweight2, gbias2, *gscalars.unbind(0), *none
-
-
-def _with_statistics(
-    norm: Tensor, invstd: Tensor, sum_g: Tensor, sum_gy: Tensor, count: int, batch_stats: bool
-) -> Tensor:
-    """Returns ``norm`` with the rows k1, k0 of gy = scale * g + k1 * (y - mean) + k0; zeros for fixed statistics."""
-    factor = norm[1] / (-count if batch_stats else float("inf"))
-    return torch.cat([norm, torch.stack([factor * invstd * invstd * sum_gy, factor * sum_g])])
+    found = norm_lif_gradients(go.contiguous(), *ctx.saved_tensors, *ctx.tail)
+    gweight, gbias, gweight2, gbias2, gscalars, gy, gshortcut = found
+    norm2 = (gweight2, gbias2) if has_norm2 else (None, None)
+    shortcut = gshortcut if has_shortcut else None
+    return gy, None, None, gweight, gbias, shortcut, None, None, *norm2, *gscalars.unbind(0), *none
 
 
 _FORWARD = (
-    "Tensor y, Tensor mean, Tensor invstd, Tensor weight, Tensor bias, Tensor? shortcut, Tensor? shortcut_mean, "
-    "Tensor? shortcut_invstd, Tensor? shortcut_weight, Tensor? shortcut_bias, "
-    f"{SCALARS}, bool batch_stats, bool channels_last"
+    "Tensor y, Tensor mean, Tensor var, Tensor weight, Tensor bias, Tensor? shortcut, Tensor? shortcut_mean, "
+    "Tensor? shortcut_var, Tensor? shortcut_weight, Tensor? shortcut_bias, "
+    f"{SCALARS}, float eps, bool batch_stats, bool channels_last"
 )
 _BACKWARD = (
-    "Tensor go, Tensor y, Tensor spikes, Tensor norm, Tensor? shortcut, Tensor? shortcut_norm, "
-    f"{SCALARS}, bool channels_last"
+    "Tensor go, Tensor y, Tensor spikes, Tensor rows, Tensor? shortcut, "
+    f"{SCALARS}, bool batch_stats, bool channels_last"
 )
-norm_lif_op = define("norm_lif", _FORWARD, 4, _norm_lif)
-norm_lif_op.register_fake(lambda y, *rest: fake_forward(y, rest[14]))
-norm_lif_reduce_op = define("norm_lif_reduce", _BACKWARD, 2, _reduce)
-norm_lif_backward_op = define("norm_lif_backward", _BACKWARD, 2, _backward)
+norm_lif_op = define("norm_lif", _FORWARD, 5, _norm_lif)
+norm_lif_gradients_op = define("norm_lif_gradients", _BACKWARD, 7, _gradients)
 
 
-@norm_lif_reduce_op.register_fake
-def _(go, y, spikes, norm, shortcut, shortcut_norm, *_):
-    return norm.new_empty(2 if shortcut_norm is None else 3, norm.shape[1]), norm.new_empty(3)
+@norm_lif_op.register_fake
+def _(y, mean, *rest):
+    *_, backend = rest
+    rows = 7 if backend == "compiled" else 4 if rest[4] is None else 8
+    return *fake_forward(y, rest[14]), mean.new_empty(rows, len(mean))
 
 
-@norm_lif_backward_op.register_fake
-def _(go, y, spikes, norm, shortcut, *_):
-    return torch.empty_like(y), y.new_empty(0) if shortcut is None else torch.empty_like(shortcut)
+@norm_lif_gradients_op.register_fake
+def _(go, y, spikes, rows, shortcut, *rest):
+    *_, backend = rest
+    channel, absent = rows.new_empty(rows.shape[1]), y.new_empty(0)
+    norm2 = backend == "triton" and len(rows) == 8
+    second = [torch.empty_like(channel) if norm2 else y.new_empty(0) for _ in range(2)]
+    gshortcut = absent if shortcut is None else torch.empty_like(shortcut)
+    return channel, torch.empty_like(channel), *second, rows.new_empty(3), torch.empty_like(y), gshortcut
 
 
-# Per channel sum g, sum g * (y - mean) [, sum g * (shortcut - its mean)], and the scalars' gradients (3,).
-norm_lif_reduce = eager_or(norm_lif_reduce_op, _reduce)
-# The gradients of y and of the shortcut (empty without one).
-norm_lif_backward = eager_or(norm_lif_backward_op, _backward)
-# (o, spikes, u_sum, active_count) for y (T or 1, B, C, S), or (.., B, S, C) with ``channels_last``. mean, invstd,
-# weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or normalised where the other four are.
+# The gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, and the shortcut; empty where none.
+norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
+# (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, S), or (.., B, S, C) with
+# ``channels_last``. mean, var, weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or normalised
+# where the other four are given.
 norm_lif = differentiable(norm_lif_op, _norm_lif, _context, _gradient)

@@ -11,13 +11,14 @@ Sums depend on shapes alone: how many programs write partial sums is the same on
 a fixed order.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from snnrepro.neurons.analytic import spikes_dtype
+from snnrepro.neurons.analytic import norm_rows, spikes_dtype, statistics_rows
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
 from snnrepro.neurons.triton_parts import THREADS, Layout
@@ -127,6 +128,57 @@ def norm_lif_infer(
         tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
         _launch(forward_kernel, programs, y, y, *tables, o, None, None, None, y[0].numel(), dyn, lay)
     return o
+
+
+def norm_lif(
+    y: Tensor,
+    norm: Sequence[Tensor],
+    shortcut: Tensor | None,
+    shortcut_norm: Sequence[Tensor] | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    eps: float,
+    channels_last: bool,
+) -> tuple[Tensor, ...]:
+    """Returns what ``norm_lif_forward`` does, and what the backward needs: the rows of one or two norms, (4 or 8, C).
+
+    norm, shortcut_norm: mean, var, weight, bias, each (C,).
+    """
+    rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
+    tables = (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
+    return *norm_lif_forward(y, *tables, u_init, v_threshold, leak, dyn, channels_last), rows
+
+
+def norm_lif_gradients(
+    go: Tensor,
+    y: Tensor,
+    spikes: Tensor,
+    rows: Tensor,
+    shortcut: Tensor | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    share: float,
+    channels_last: bool,
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, and the shortcut.
+
+    share: as in ``statistics_rows``. None for the gradient of what is absent.
+    """
+    norm, norm2 = rows[:4], rows[4:] if len(rows) > 4 else None
+    rest = (u_init, v_threshold, leak, dyn, channels_last)
+    given = (shortcut, None if norm2 is None else norm2[:3])
+    sums, gscalars = norm_lif_reduce(go, y, spikes, norm[:3], *given, *rest)
+    table = torch.cat([norm[:3], statistics_rows(norm, sums[0], sums[1], share)])
+    table2 = gweight2 = gbias2 = None
+    if norm2 is not None:
+        table2 = torch.cat([norm2[:3], statistics_rows(norm2, sums[0], sums[2], share)])
+        gweight2, gbias2 = sums[2] * norm2[3], sums[0].clone()
+    gy, gshortcut = norm_lif_backward(go, y, spikes, table, shortcut, table2, *rest)
+    return sums[1] * norm[3], sums[0].clone(), gweight2, gbias2, gscalars, gy, gshortcut
 
 
 def norm_lif_reduce(

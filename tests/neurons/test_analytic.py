@@ -63,9 +63,7 @@ def test_norm_lif(steps, shortcut, channels_last):
     expected = torch.autograd.grad(o, wanted, go)
     with torch.no_grad():
         var, mean = torch.var_mean(y, (0, 1, 3), correction=0)
-        invstd = (var + 1e-5).rsqrt()
-        scale = weight * invstd
-        norm = torch.stack([mean, scale, bias - mean * scale])
+        norm = analytic.norm_rows(mean, var, weight, bias, 1e-5)
 
         def order(tensor):
             return tensor.transpose(-1, -2).contiguous() if channels_last else tensor
@@ -78,13 +76,11 @@ def test_norm_lif(steps, shortcut, channels_last):
         tail = (before[2], *rest, torch.tensor(GAMMA, dtype=torch.float64), dyn, channels_last)
         # With 0-d scalars the sums of (u_init, v, leak) come out the same as with one of each per channel.
         sums, (gu, gv, gleak) = analytic.norm_lif_reduce(*args, norm, *tail)
-        factor = -scale / (y.numel() // 3)
-        norm5 = torch.cat([norm, torch.stack([factor * invstd**2 * sums[1], factor * sums[0]])])
-        gy, *gadded = (order(g) for g in analytic.norm_lif_backward(*args, norm5, *tail))
-    found = (gy, sums[1] * invstd, sums[0], gu, gv, -gleak / tau.detach() ** 2, *gadded)
+        k = analytic.statistics_rows(norm, *sums, 3 / y.numel())
+        gy, *gadded = (order(g) for g in analytic.norm_lif_backward(*args, norm, k, *tail))
+    found = (gy, sums[1] * norm[3], sums[0], gu, gv, -gleak / tau.detach() ** 2, *gadded)
     compare(found, expected)
     # Control: without the gradient through the statistics the result is another one.
-    norm5[3:] = 0
     with torch.no_grad():
-        fixed = order(analytic.norm_lif_backward(*args, norm5, *tail)[0])
+        fixed = order(analytic.norm_lif_backward(*args, norm, 0 * k, *tail)[0])
     assert (fixed - expected[0]).norm() > 0.01 * expected[0].norm()
