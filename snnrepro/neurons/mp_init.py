@@ -23,4 +23,5 @@ def running_mean(u_init: Tensor, u_sum: Tensor, active_count: Tensor, beta: floa
         dist.all_reduce(pair)
         u_sum, active_count = pair.unbind()
     batch_mean = (u_sum / active_count.clamp(min=1)).to(u_init.dtype)
-    return torch.where(active_count > 0, torch.lerp(u_init, batch_mean, beta), u_init)
+    # Weight 0 where nobody was active: lerp then returns u_init itself.
+    return torch.lerp(u_init, batch_mean, beta * active_count.clamp(max=1).to(u_init.dtype))

@@ -49,6 +49,7 @@ class Trainer:
         model = build_model(run, in_shape=self.data.in_shape, num_classes=self.data.num_classes)
         self.model = place(model, self.device, run.runtime.channels_last)
         self.provenance = provenance(run.runtime, self.device)
+        self.parameters = list(self.model.parameters())
         self.loss_fn = build_loss(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=run.runtime.precision == "fp16")
@@ -132,14 +133,14 @@ class Trainer:
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         correct = (logits.detach().mean(0).argmax(-1) == labels).sum()
         # One transfer for all that the host needs to know about the step.
         loss_value, norm_value, correct_value = torch.stack([loss.detach(), norm, correct]).tolist()
         self.check_finite(loss, loss_value, norm_value)
         if self.run.optimizer.clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.run.optimizer.clip_grad, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.run.optimizer.clip_grad, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss_value, int(correct_value)
