@@ -1,0 +1,296 @@
+"""Reads the structure of a network off one forward pass with stand-ins for the sequences.
+
+The networks know nothing of this. Every layer of a copy is replaced by a recorder, and the forward is called with a
+``Traced`` in place of the input, once as a static image and once as frames: both must give the same graph. Python
+control flow runs as it is; an operation that is not known here is refused with the place where it stands.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any, NoReturn
+
+from torch import nn
+
+from snnrepro.errors import AbsorptionError
+from snnrepro.neurons import LIF
+
+TIMESTEPS, BATCH = 2, 3
+_CONVOLUTIONS = {nn.Conv1d.forward: 2, nn.Conv2d.forward: 3}
+_POOLS: dict[Callable, tuple[str, tuple[str, ...]]] = {
+    nn.AvgPool2d.forward: (
+        "avg_pool",
+        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+    nn.AdaptiveAvgPool2d.forward: ("adaptive_avg_pool", ("output_size",)),
+    nn.MaxPool2d.forward: ("max_pool", ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+}
+_IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of the network: what it is, what it reads, and the module that holds its numbers.
+
+    kind: input, linear, norm, lif, add, flatten, mean, time_mean, or a pool. module: its dotted path, "" for none.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...] = ()
+    module: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The operations in order of execution, the name of the last value, and whether time was averaged out of it."""
+
+    nodes: list[Node]
+    output: str
+    averaged: bool
+
+
+def trace(model: nn.Module) -> Graph:
+    """Returns the operations of ``model`` in evaluation mode. Leaves the model as it is.
+
+    Raises AbsorptionError, naming the place, for what is not known to be linear, a pool, a norm or a spiking layer.
+    """
+    frames = _Recorder(model).run("steps")
+    image = _Recorder(model).run("image")
+    if frames != image:
+        raise AbsorptionError("a static image and frames take different ways through the network")
+    return frames
+
+
+class _Recorder:
+    """A copy of the model, sharing its tensors, whose layers write down what reaches them."""
+
+    def __init__(self, model: nn.Module):
+        shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+        self.model = copy.deepcopy(model, shared).eval()
+        self.nodes: list[Node] = []
+        self.names: set[str] = set()
+        # Paths of the modules being executed; kept as it was where something fails.
+        self.path: list[str] = [""]
+        for name, module in self.model.named_modules():
+            record = self._leaf(module)
+            module.forward = partial(self._enter, name, record or module.forward)
+
+    def run(self, layout: str) -> Graph:
+        source = Traced(self, self._add("input", "input", (), ""), layout, TIMESTEPS, 3)
+        try:
+            output = self.model(source, TIMESTEPS)
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, NotImplementedError) as error:
+            self.refuse(str(error).strip().splitlines()[0])
+        if not isinstance(output, Traced) or output.layout not in ("steps", "once"):
+            self.refuse("does not return logits (T, B, classes) or (B, classes)")
+        return Graph(self.nodes, output.node, output.layout == "once")
+
+    def refuse(self, why: str) -> NoReturn:
+        raise AbsorptionError(f"{self.path[-1] or 'the network'}: {why}")
+
+    def record(self, kind: str, inputs: tuple["Traced", ...], module: str = "", **options: Any) -> str:
+        """Returns the name of a new node."""
+        name = module or ".".join(part for part in (self.path[-1], kind) if part)
+        return self._add(name, kind, tuple(x.node for x in inputs), module, options)
+
+    def _add(self, name: str, kind: str, inputs: tuple[str, ...], module: str, options: dict | None = None) -> str:
+        count, unique = 1, name
+        while unique in self.names:
+            count += 1
+            unique = f"{name}_{count}"
+        self.names.add(unique)
+        self.nodes.append(Node(unique, kind, inputs, module, options or {}))
+        return unique
+
+    def _enter(self, name: str, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+        self.path.append(name)
+        result = forward(*args, **kwargs)
+        self.path.pop()
+        return result
+
+    def _leaf(self, module: nn.Module) -> Callable | None:
+        """Returns what stands in for the forward of a layer that is known as a whole; a changed forward is not."""
+        forward = type(module).forward
+        if forward is LIF.forward:
+            return self._lif
+        if hasattr(module, "eval_affine"):
+            return self._norm
+        if forward in _CONVOLUTIONS:
+            return partial(self._conv, module)
+        if forward is nn.Linear.forward:
+            return self._linear
+        if forward in _POOLS:
+            return partial(self._pool, module)
+        if type(module) in _IDLE:
+            return lambda x: x
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            return lambda x: self.refuse(f"{type(module).__name__} has no eval_affine")
+        return None
+
+    def _lif(self, x: "Traced", timesteps: int | None = None) -> "Traced":
+        self._expect(x, "steps")
+        if timesteps not in (None, TIMESTEPS) or (timesteps is None and x.steps != TIMESTEPS):
+            self.refuse(f"a spiking layer over {timesteps or x.steps} of {TIMESTEPS} steps")
+        return x.after(self.record("lif", (x,), self.path[-1]), steps=TIMESTEPS)
+
+    def _norm(self, x: "Traced") -> "Traced":
+        self._expect(x, "steps")
+        return x.after(self.record("norm", (x,), self.path[-1]))
+
+    def _conv(self, conv: Any, x: "Traced") -> "Traced":
+        self._expect(x, "merged", "once", rank=_CONVOLUTIONS[type(conv).forward])
+        if conv.padding_mode != "zeros":
+            self.refuse(f"padding_mode={conv.padding_mode!r}")
+        options = {name: _plain(getattr(conv, name)) for name in ("stride", "padding", "dilation", "groups")}
+        return x.after(self.record("linear", (x,), self.path[-1], **options))
+
+    def _linear(self, x: "Traced") -> "Traced":
+        self._expect(x, "steps", "merged", "once", rank=1)
+        return x.after(self.record("linear", (x,), self.path[-1]))
+
+    def _pool(self, pool: Any, x: "Traced") -> "Traced":
+        self._expect(x, "merged", "once", rank=3)
+        if getattr(pool, "return_indices", False):
+            self.refuse("return_indices")
+        kind, names = _POOLS[type(pool).forward]
+        return x.after(self.record(kind, (x,), self.path[-1], **{name: _plain(getattr(pool, name)) for name in names}))
+
+    def _expect(self, x: Any, *layouts: str, rank: int | None = None) -> None:
+        if not isinstance(x, Traced):
+            self.refuse(f"reads a {type(x).__name__} that does not come from the input")
+        if x.layout not in layouts or rank not in (None, x.rank):
+            self.refuse(f"reads {x}, which this layer does not take")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Size:
+    """A length that the trace does not know; whoever computes with it is refused."""
+
+
+class Traced:
+    """Stands for a sequence during the trace.
+
+    layout: steps (T, B, ...), merged (T*B, ...), once (B, ...) averaged over time, image (B, ...) not yet repeated.
+    steps: 1 for a sequence that is constant over time. rank: number of axes behind the batch.
+    """
+
+    def __init__(self, recorder: _Recorder, node: str, layout: str, steps: int, rank: int):
+        self.recorder, self.node, self.layout, self.steps, self.rank = recorder, node, layout, steps, rank
+        self.sizes = tuple(_Size() for _ in range(rank))
+
+    def after(self, node: str, **changed: Any) -> "Traced":
+        state: dict[str, Any] = {"layout": self.layout, "steps": self.steps, "rank": self.rank} | changed
+        return Traced(self.recorder, node, **state)
+
+    def __repr__(self) -> str:
+        return f"{self.node!r} as {self.layout}"
+
+    @property
+    def _front(self) -> int:
+        return 2 if self.layout == "steps" else 1
+
+    @property
+    def ndim(self) -> int:
+        return self._front + self.rank
+
+    def dim(self) -> int:
+        return self.ndim
+
+    @property
+    def shape(self) -> tuple:
+        front = {"steps": (self.steps, BATCH), "merged": (self.steps * BATCH,)}.get(self.layout, (BATCH,))
+        return (*front, *self.sizes)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def _as(self, layout: str, steps: int) -> "Traced":
+        view = self.after(self.node, layout=layout, steps=steps)
+        view.sizes = self.sizes
+        return view
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Traced":
+        start, end = start_dim % self.ndim, end_dim % self.ndim
+        if self.layout == "steps" and (start, end) == (0, 1):
+            return self._as("merged", self.steps)
+        if start < self._front or end != self.ndim - 1 or self.layout == "image":
+            self.recorder.refuse(f"flatten({start_dim}, {end_dim}) of {self}")
+        start -= self._front
+        return self.after(self.recorder.record("flatten", (self,), start=start), rank=start + 1)
+
+    def unflatten(self, dim: int, sizes: Any) -> "Traced":
+        if self.layout != "merged" or dim != 0 or tuple(sizes) != (self.steps, BATCH):
+            self.recorder.refuse(f"unflatten of {self}")
+        return self._as("steps", self.steps)
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> "Traced":
+        axes = [axis % self.ndim for axis in ([dim] if isinstance(dim, int) else dim or [])]
+        if axes == [0] and self.layout == "steps" and not keepdim:
+            return self.after(self.recorder.record("time_mean", (self,)), layout="once", steps=1)
+        if not axes or min(axes) < self._front or keepdim or self.layout == "image":
+            self.recorder.refuse(f"mean over {dim} of {self}")
+        axes = sorted(axis - self._front for axis in axes)
+        return self.after(self.recorder.record("mean", (self,), axes=axes), rank=self.rank - len(axes))
+
+    def add(self, other: Any) -> "Traced":
+        if not isinstance(other, Traced) or (other.layout, other.rank) != (self.layout, self.rank):
+            self.recorder.refuse(f"sum of {self} and {other if isinstance(other, Traced) else type(other).__name__}")
+        if self.layout == "merged" and self.steps != other.steps:
+            self.recorder.refuse(f"sum of {self} and {other} over different steps")
+        return self.after(self.recorder.record("add", (self, other)), steps=max(self.steps, other.steps))
+
+    __add__ = __radd__ = add
+
+    def unsqueeze(self, dim: int) -> "Traced":
+        if self.layout != "image" or dim != 0:
+            self.recorder.refuse(f"a new axis in {self}")
+        return self._as("steps", 1)
+
+    def __getitem__(self, index: Any) -> "Traced":
+        if index is not None:
+            self.recorder.refuse(f"indexing of {self}")
+        return self.unsqueeze(0)
+
+    def expand(self, *sizes: Any) -> "Traced":
+        behind = (*sizes[0],) if len(sizes) == 1 and isinstance(sizes[0], tuple) else sizes
+        steps, behind = behind[0], behind[1:]
+        own = (BATCH, *self.sizes)
+        same = len(behind) == len(own) and all(a is b or a in (-1, b) for a, b in zip(behind, own, strict=True))
+        if self.layout not in ("steps", "image") or not same or steps != TIMESTEPS:
+            self.recorder.refuse(f"expand of {self}")
+        return self._as("steps", steps)
+
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = getattr(function, "__name__", str(function))
+        traced = next(x for x in chain(args, (kwargs or {}).values(), *_nested(args)) if isinstance(x, Traced))
+        if name in ("flatten", "unflatten", "mean", "add", "unsqueeze") and args and isinstance(args[0], Traced):
+            return getattr(cls, name)(*args, **(kwargs or {}))
+        traced.recorder.refuse(f"{name} of {traced} has no absorption rule")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self.recorder.refuse(f"{name} of {self} has no absorption rule")
+
+
+def _nested(args: tuple) -> list:
+    return [arg for arg in args if isinstance(arg, list | tuple)]
+
+
+def _refuser(name: str) -> Callable:
+    def refuse(self: Traced, *_: Any) -> NoReturn:
+        self.recorder.refuse(f"{name.strip('_')} of {self} has no absorption rule")
+
+    return refuse
+
+
+# Python looks operators up on the class; without these, "x * y" or "if x" would not say where they stand.
+for _name in ("mul", "rmul", "sub", "rsub", "matmul", "truediv", "pow", "neg", "iadd", "bool", "len", "iter",
+              "lt", "le", "gt", "ge"):  # fmt: skip
+    setattr(Traced, f"__{_name}__", _refuser(f"__{_name}__"))
