@@ -17,6 +17,12 @@ WEIGHTS = ("final", "best")
 _MOVABLE = ("dataset.root", "runtime.device", "runtime.threads", "runtime.workers")
 KEYS = ("run", "checkpoint", "timesteps", "weights", "absorb", "runtime.output_dir", *_MOVABLE)
 
+USAGE = f"""usage: python evaluate.py run=RUN_ID|checkpoint=FILE [timesteps=1,2,4] [weights=final|best] [absorb=true]
+
+  absorb=true: absorbs the thresholds into the weights, writes that network into RUN/absorbed/ and evaluates it
+  instead: spikes are 0 and 1, accuracy differs by rounding at most
+  further keys: {", ".join(KEYS[5:])}"""
+
 
 def main(words: list[str]) -> int:
     """Evaluates ``run=ID`` or ``checkpoint=FILE``, prints accuracy per timestep, and returns the exit code.
@@ -24,10 +30,7 @@ def main(words: list[str]) -> int:
     Raises ConfigError for wrong words, StorageError for missing or damaged files.
     """
     if not words or words[0] in ("-h", "--help"):
-        print("usage: python evaluate.py run=RUN_ID|checkpoint=FILE [timesteps=1,2,4] [weights=final|best] "
-              "[absorb=true]\n       absorb=true: absorb the thresholds into the weights, write that network into RUN/absorbed/, and\n"
-              "       evaluate it instead; spikes are 0 and 1, accuracy differs by rounding at most\n"
-              f"       further keys: {', '.join(KEYS[5:])}")  # fmt: skip
+        print(USAGE)
         return 0
     given = _parse(words)
     folder, file = _find(given)
