@@ -9,7 +9,6 @@ from lif_options import NEURON
 
 from snnrepro.deploy import absorb
 from snnrepro.deploy.report import table
-from snnrepro.models.resnet19 import ResNet19
 from snnrepro.neurons import LIF, spiking_layers
 from snnrepro.norms import make_tdbn
 from snnrepro.options import FAMILIES, HEADS, RESETS
@@ -172,15 +171,8 @@ def test_float32_agrees_within_rounding(make_resnet19, generic):
 
 
 @pytest.mark.slow
-def test_the_published_resnet19(generic):
-    norm = partial(make_tdbn, eps=1e-5, momentum=0.1, alpha_v_threshold=False, v_threshold=1.0)
-    options = {"stem_width": 64, "widths": (128, 256, 512), "blocks": (3, 3, 2), "head": "official", "hidden": 256}
-    model = generic(
-        ResNet19(
-            in_shape=(3, 32, 32), num_classes=10, dropout=0.0, timesteps=4, mean_over_time=False, make_norm=norm,
-            make_neuron=partial(LIF, **NEURON), **options,
-        )  # fmt: skip
-    )
+def test_the_published_resnet19(make_resnet19, generic):
+    model = generic(make_resnet19((3, 32, 32), 10))
     network = absorb(model)
     assert_same_spikes(model, network, images(2, 3, 32, 32), 2, alive=False)
     _, spikes = spikes_of(network, images(2, 3, 32, 32), 2)
