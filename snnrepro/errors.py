@@ -33,6 +33,10 @@ class StorageError(UserError):
     exit_code = 5
 
 
+class AbsorptionError(UserError):
+    """A network contains what threshold absorption cannot make exact."""
+
+
 class Stopped(UserError):
     """A signal ended the run after its state was saved; the same command resumes it."""
 

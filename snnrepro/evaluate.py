@@ -2,17 +2,26 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snnrepro.compose import from_yaml
 from snnrepro.config import DatasetConfig, RunConfig, RuntimeConfig, nearest
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.runs import read_record
 
+if TYPE_CHECKING:
+    from torch import nn
+
 WEIGHTS = ("final", "best")
 # What may differ from the run that is evaluated: where things are and how it executes.
 _MOVABLE = ("dataset.root", "runtime.device", "runtime.threads", "runtime.workers")
-KEYS = ("run", "checkpoint", "timesteps", "weights", "runtime.output_dir", *_MOVABLE)
+KEYS = ("run", "checkpoint", "timesteps", "weights", "absorb", "runtime.output_dir", *_MOVABLE)
+
+USAGE = f"""usage: python evaluate.py run=RUN_ID|checkpoint=FILE [timesteps=1,2,4] [weights=final|best] [absorb=true]
+
+  absorb=true: absorbs the thresholds into the weights, writes that network into RUN/absorbed/ and evaluates it
+  instead: spikes are 0 and 1, accuracy differs by rounding at most
+  further keys: {", ".join(KEYS[5:])}"""
 
 
 def main(words: list[str]) -> int:
@@ -21,8 +30,7 @@ def main(words: list[str]) -> int:
     Raises ConfigError for wrong words, StorageError for missing or damaged files.
     """
     if not words or words[0] in ("-h", "--help"):
-        print("usage: python evaluate.py run=RUN_ID|checkpoint=FILE [timesteps=1,2,4] [weights=final|best]\n"
-              f"       further keys: {', '.join(KEYS[4:])}")  # fmt: skip
+        print(USAGE)
         return 0
     given = _parse(words)
     folder, file = _find(given)
@@ -35,8 +43,9 @@ def main(words: list[str]) -> int:
         # The same number of threads sums in the same order: the logged numbers come back exactly.
         run.runtime.threads = record["provenance"]["threads"]
     timesteps = _timesteps(given.get("timesteps", str(run.timesteps)))
-    result = _evaluate(run, file, max(timesteps))
-    print(f"{file} on {run.dataset.name}")
+    target = folder / "absorbed" if given.get("absorb") == "true" else None
+    result = _evaluate(run, file, max(timesteps), target)
+    print(f"{target or file} on {run.dataset.name}")
     for t in timesteps:
         print(f"timesteps={t}: top-1 {result['top1_per_timestep'][t - 1]:.4f} %")
     if record is not None and record["final"] is not None and given.get("weights") != "best" and "run" in given:
@@ -60,6 +69,8 @@ def _parse(words: list[str]) -> dict[str, str]:
         raise ConfigError("give either run=RUN_ID or checkpoint=FILE")
     if given.get("weights", "final") not in WEIGHTS:
         raise ConfigError(f"weights={given['weights']}: must be one of {', '.join(WEIGHTS)}")
+    if given.get("absorb", "false") not in ("true", "false"):
+        raise ConfigError(f"absorb={given['absorb']}: must be true or false")
     if "weights" in given and "checkpoint" in given:
         raise ConfigError("weights: checkpoint=FILE names the weights already")
     return given
@@ -113,7 +124,7 @@ def _timesteps(text: str) -> list[int]:
     return values
 
 
-def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
+def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None) -> dict[str, Any]:
     from snnrepro.build import build_dataset, build_loss, build_model
     from snnrepro.runtime import place, set_up
     from snnrepro.train.checkpoint import load_file
@@ -125,10 +136,21 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int) -> dict[str, Any]:
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     model.load_state_dict(state["model"])
     return evaluate(
-        place(model, device, run.runtime.channels_last),
+        place(model if absorbed is None else _absorb(model, absorbed, file), device, run.runtime.channels_last),
         data.test,
         build_loss(run),
         timesteps=timesteps,
         device=device,
         runtime=run.runtime,
     )
+
+
+def _absorb(model: "nn.Module", folder: Path, file: Path) -> "nn.Module":
+    """Returns the absorbed network as read back from ``folder``, where it is written first; prints its report."""
+    from snnrepro.deploy import absorb, load_absorbed, save_absorbed
+    from snnrepro.deploy.report import table
+
+    network = absorb(model)
+    save_absorbed(network, folder, {"run": folder.parent.name, "checkpoint": file.name})
+    print(table(network.report))
+    return load_absorbed(folder)

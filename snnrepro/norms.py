@@ -36,6 +36,16 @@ class TdBN(nn.BatchNorm2d):
         bias = self.bias.view(-1, 1, 1)
         return (y - bias) * self.scale + bias
 
+    def eval_affine(self) -> tuple[Tensor, Tensor]:
+        """Returns (scale, shift) in float64, each (1 or T, C): in evaluation mode the norm is x * scale + shift.
+
+        One row serves all steps; a norm with statistics or factors of its own per step returns T rows.
+        """
+        assert self.running_mean is not None and self.running_var is not None
+        scale = self.weight.double() * self.scale / (self.running_var.double() + self.eps).sqrt()
+        shift = self.bias.double() - self.running_mean.double() * scale
+        return scale.detach()[None], shift.detach()[None]
+
     def _deferred(self, x: Tensor) -> NormalisedCurrent:
         weight = self.weight if self.scale == 1 else self.weight * self.scale
         mean, var, momentum = self.running_mean, self.running_var, self.momentum

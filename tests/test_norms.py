@@ -122,3 +122,14 @@ def test_gradient_of_the_genuine_variant_against_finite_differences():
 def test_repr_and_time_sharing():
     assert TdBN.time_shared
     assert "scale=0.7071" in repr(make(2, True, alpha_v_threshold=True))
+
+
+@pytest.mark.parametrize("genuine", [False, True])
+def test_eval_affine_is_the_map_of_evaluation_mode(genuine):
+    norm = randomise(make(3, True, alpha_v_threshold=genuine, v_threshold=0.6))
+    norm(sequence(4, 5, 3, 6, 6))
+    scale, shift = norm.eval().eval_affine()
+    assert scale.shape == shift.shape == (1, 3) and not scale.requires_grad and not shift.requires_grad
+    x = sequence(2, 3, 3, 4, 4, seed=5)
+    mapped = x * scale.view(1, 1, 3, 1, 1) + shift.view(1, 1, 3, 1, 1)
+    torch.testing.assert_close(mapped, norm(x).detach(), rtol=1e-11, atol=1e-11)

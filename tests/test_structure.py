@@ -19,6 +19,7 @@ FILES = sorted([*ROOT.glob("snnrepro/**/*.py"), *ROOT.glob("scripts/*.py"), ROOT
 FORBIDDEN = {
     "neurons": ("config", "compose", "data", "train", "models", "report"),
     "models": ("config", "compose", "data", "train", "report"),
+    "deploy": ("config", "compose", "data", "train", "models", "report", "build", "runs", "runtime"),
     "norms": ("config", "compose", "data", "train", "models", "report"),
     "layers": ("config", "compose", "data", "train", "models", "report"),
     "losses": ("config", "compose", "data", "train", "models", "report"),
