@@ -62,16 +62,18 @@ def _function(kernel: Kernel) -> Callable[..., Any]:
 
     def backward(go: Tensor, y: Tensor, spikes: Tensor, rows: Tensor, *tensors: Tensor) -> Any:
         head, gamma = tensors[:-1], tensors[-1]
-        share, k = (head[0], ()) if reduce else (None, head[:1])
+        first = head[0]  # share, or the rows k
         shortcut = head[1] if kernel.shortcut else None
         norm = rows[:4]
-        result = function(go, y, spikes, norm, *k, shortcut, *_aligned(rows[4:], last), gamma, dyn, last)
+        result = function(
+            go, y, spikes, norm, *(() if reduce else (first,)), shortcut, *_aligned(rows[4:], last), gamma, dyn, last
+        )
         if not reduce:
             return result
         sums, scalars = result
         sum_g, sum_gy = sums.unbind(0)
         # What would otherwise be a dozen tiny operations between two calls.
-        return sums, scalars, sum_gy * norm[3], sum_g.clone(), analytic.statistics_rows(norm, sum_g, sum_gy, share)
+        return sums, scalars, sum_gy * norm[3], sum_g.clone(), analytic.statistics_rows(norm, sum_g, sum_gy, first)
 
     reduce = kernel.function == "norm_lif_reduce"
     return layer if kernel.function == "norm_lif_forward" else backward
@@ -101,7 +103,8 @@ def _example(kernel: Kernel) -> tuple[list[Tensor], list[dict[int, Any] | None]]
     else:
         arguments = {"go": window, "x": current, "spikes": names, "rows": (7, "C")}
         arguments |= {"u_init": (), "v_threshold": (), "leak": ()} if function.startswith("lif") else {}
-        arguments |= {"norm_lif_reduce": {"share": ()}, "norm_lif_backward": {"k": (2, "C")}}.get(function, {})
+        if function.startswith("norm"):
+            arguments |= {"share": ()} if function == "norm_lif_reduce" else {"k": (2, "C")}
         arguments |= {"shortcut": current, "gamma": ()}
     for name, axes in arguments.items():
         absent = name == "shortcut" and not kernel.shortcut

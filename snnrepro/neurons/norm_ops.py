@@ -79,9 +79,9 @@ def _(go, y, spikes, rows, shortcut, *rest):
     return channel, torch.empty_like(channel), *second, rows.new_empty(3), torch.empty_like(y), gshortcut
 
 
-# The gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, and the shortcut; empty where none.
+# The gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, the shortcut; empty where none.
 norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
 # (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, S), or (.., B, S, C) with
-# ``channels_last``. mean, var, weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or normalised
-# where the other four are given.
+# ``channels_last``. mean, var, weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or
+# normalised where the other four are given.
 norm_lif = differentiable(norm_lif_op, _norm_lif, _context, _gradient)

@@ -33,7 +33,7 @@ def _provider(backend: str) -> ModuleType:
     )
 
 
-def provided(function: str, tensors: Sequence[Tensor | None], rules: Sequence[Any], *flags: bool) -> tuple:
+def provided(function: str, tensors: Sequence[Tensor | None], rules: Sequence[Any], *flags: float) -> tuple:
     """Returns what the provider's ``function`` does; ``rules`` as in ``RULES``."""
     *dyn, backend = rules
     return tuple(getattr(_provider(backend), function)(*tensors, Dynamics(*dyn), *flags))

@@ -146,7 +146,11 @@ def norm_lif(
 
     norm, shortcut_norm: mean, var, weight, bias, each (C,).
     """
-    rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
+    mean, var, weight, bias = norm
+    rows = norm_rows(mean, var, weight, bias, eps)
+    if shortcut_norm is not None:
+        mean, var, weight, bias = shortcut_norm
+        rows = torch.cat([rows, norm_rows(mean, var, weight, bias, eps)])
     tables = (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
     return *norm_lif_forward(y, *tables, u_init, v_threshold, leak, dyn, channels_last), rows
 
@@ -169,7 +173,7 @@ def norm_lif_gradients(
     share: as in ``statistics_rows``. None for the gradient of what is absent.
     """
     norm, norm2 = rows[:4], rows[4:] if len(rows) > 4 else None
-    rest = (u_init, v_threshold, leak, dyn, channels_last)
+    rest: Any = (u_init, v_threshold, leak, dyn, channels_last)
     given = (shortcut, None if norm2 is None else norm2[:3])
     sums, gscalars = norm_lif_reduce(go, y, spikes, norm[:3], *given, *rest)
     table = torch.cat([norm[:3], statistics_rows(norm, sums[0], sums[1], share)])
