@@ -8,7 +8,7 @@ from torch import nn
 
 from snnrepro.config import RunConfig
 from snnrepro.data import Data, build_data
-from snnrepro.losses import LOSSES
+from snnrepro.losses import mean_logit_cross_entropy, temporal_efficient_training
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
 from snnrepro.neurons import LIF
@@ -73,7 +73,11 @@ def build_model(
 
 def build_loss(run: RunConfig) -> Callable:
     """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar``."""
-    return LOSSES[run.loss.name]
+    if run.loss.name == "tet":
+        weight, target = run.loss.mse_weight, run.loss.mse_target
+        assert weight is not None and target is not None
+        return partial(temporal_efficient_training, mse_weight=weight, mse_target=target)
+    return mean_logit_cross_entropy
 
 
 def build_dataset(run: RunConfig) -> Data:

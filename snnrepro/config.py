@@ -174,9 +174,17 @@ class NormConfig:
 @dataclass(slots=True)
 class LossConfig:
     name: str
+    mse_weight: float | None
+    mse_target: float | None
 
     def __post_init__(self) -> None:
         one_of("loss.name", self.name, LOSSES)
+        keys = {"mse_weight": self.mse_weight, "mse_target": self.mse_target}
+        _only_for("loss", f"loss={self.name}", keys, keys if self.name == "tet" else ())
+        if self.mse_weight is not None:
+            in_range("loss.mse_weight", self.mse_weight, 0, 1)
+        if self.mse_target is not None:
+            in_range("loss.mse_target", self.mse_target, -1e6, 1e6)
 
 
 @dataclass(slots=True)

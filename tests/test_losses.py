@@ -1,4 +1,4 @@
-"""Mean-logit cross-entropy."""
+"""The losses against their definitions."""
 
 import math
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from snnrepro.losses import LOSSES, mean_logit_cross_entropy
-from snnrepro.options import LOSSES as NAMES
+from snnrepro.build import build_loss
+from snnrepro.compose import compose_run
+from snnrepro.errors import ConfigError
+from snnrepro.losses import mean_logit_cross_entropy, temporal_efficient_training
 
 
 def logits(timesteps, seed=0):
@@ -18,8 +20,15 @@ def logits(timesteps, seed=0):
 TARGET = torch.tensor([0, 1, 2, 3, 4, 0])
 
 
-def test_every_named_loss_exists():
-    assert tuple(LOSSES) == NAMES
+def tet(z, weight=0.0, target=1.0):
+    return temporal_efficient_training(z, TARGET, mse_weight=weight, mse_target=target)
+
+
+def test_the_configured_loss_is_built():
+    z = logits(3)
+    assert torch.equal(build_loss(compose_run([]))(z, TARGET), mean_logit_cross_entropy(z, TARGET))
+    words = ["loss=tet", "loss.mse_weight=0.25", "loss.mse_target=-0.5"]
+    assert torch.equal(build_loss(compose_run(words))(z, TARGET), tet(z, 0.25, -0.5))
 
 
 def test_hand_computed():
@@ -49,3 +58,49 @@ def test_every_step_gets_the_same_gradient():
     expected = (z.mean(0).softmax(-1) - F.one_hot(TARGET, 5)) / 6 / 3
     torch.testing.assert_close(z.grad, expected.detach().expand_as(z), rtol=1e-12, atol=1e-15)
     assert torch.autograd.gradcheck(lambda values: mean_logit_cross_entropy(values, TARGET), z)
+
+
+def test_tet_is_its_definition():
+    z = logits(4)
+    log_p = z - z.exp().sum(-1, keepdim=True).log()
+    terms = [-log_p[t, b, label] for t in range(4) for b, label in enumerate(TARGET.tolist())]
+    expected = 0.9 * torch.stack(terms).mean() + 0.1 * ((z - 2.0) ** 2).sum() / z.numel()
+    torch.testing.assert_close(tet(z, 0.1, 2.0), expected, rtol=1e-12, atol=0)
+    # Control: labels repeated per sample instead of per step pair every logit with the wrong label.
+    wrong = F.cross_entropy(z.flatten(0, 1), TARGET.repeat_interleave(4))
+    assert abs(wrong - tet(z)) > 0.01
+
+
+def test_tet_of_one_step_is_cross_entropy():
+    z = logits(1)
+    torch.testing.assert_close(tet(z), F.cross_entropy(z[0], TARGET))
+
+
+def test_tet_is_never_below_the_cross_entropy_of_the_mean():
+    for seed in range(5):
+        z = logits(4, seed)
+        assert tet(z) > mean_logit_cross_entropy(z, TARGET)
+    constant = logits(1).expand(4, 6, 5)
+    torch.testing.assert_close(tet(constant), mean_logit_cross_entropy(constant, TARGET))
+
+
+def test_tet_supervises_every_step_by_itself():
+    z = logits(3)
+    (grad,) = torch.autograd.grad(tet(z), z)
+    expected = (z.softmax(-1) - F.one_hot(TARGET, 5)) / 6 / 3
+    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
+    assert torch.autograd.gradcheck(lambda values: tet(values, 0.2), z)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["loss.mse_weight=0.1"], "loss.mse_weight"),
+        (["loss=tet", "loss.mse_weight=1.5"], "loss.mse_weight"),
+        (["loss=tet", "loss.mse_target=null"], "loss.mse_target"),
+        (["loss=tte"], "loss"),
+    ],
+)
+def test_impossible_losses_are_refused(words, key):
+    with pytest.raises(ConfigError, match=key):
+        compose_run(words)

@@ -32,6 +32,7 @@ def one_step(t):
         ["optimizer=adamw"],
         ["optimizer=lamb"],
         ["neuron=lif"],
+        ["loss=tet"],
         ["neuron.reset=hard", "surrogate=arctan"],
         ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null"],
         ["norm.alpha_v_threshold=true", "neuron.learn_threshold=false"],
