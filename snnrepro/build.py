@@ -14,6 +14,7 @@ from snnrepro.models.resnet19 import ResNet19
 from snnrepro.neurons import LIF
 from snnrepro.norms import make_tdbn
 from snnrepro.runtime import resolve_backend
+from snnrepro.temporal_norms import BNTT, TAB, TEBN
 
 
 def neuron_factory(run: RunConfig) -> Callable[[], LIF]:
@@ -37,12 +38,22 @@ def neuron_factory(run: RunConfig) -> Callable[[], LIF]:
 
 def norm_factory(run: RunConfig) -> Callable[..., nn.Module]:
     """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, H, W)."""
-    norms = {"tdbn": make_tdbn}
+    norm = run.norm
+    if norm.name != "tdbn":
+        shared = {"timesteps": run.timesteps, "eps": norm.eps, "momentum": norm.momentum}
+        kinds: dict[str, Callable[..., nn.Module]] = {
+            "tebn": TEBN,
+            "bntt": BNTT,
+            "tab": partial(TAB, share_affine=bool(norm.share_affine)),
+        }
+        # Only tdBN asks whether a residual sum follows.
+        return lambda channels, residual: kinds[norm.name](channels, **shared)
+    assert norm.alpha_v_threshold is not None
     return partial(
-        norms[run.norm.name],
-        eps=run.norm.eps,
-        momentum=run.norm.momentum,
-        alpha_v_threshold=run.norm.alpha_v_threshold,
+        make_tdbn,
+        eps=norm.eps,
+        momentum=norm.momentum,
+        alpha_v_threshold=norm.alpha_v_threshold,
         v_threshold=run.neuron.v_threshold,
         fused=resolve_backend(run.runtime.backend, run.runtime.device) != "reference",
     )

@@ -163,10 +163,14 @@ class NormConfig:
     name: str
     eps: float
     momentum: float
-    alpha_v_threshold: bool
+    alpha_v_threshold: bool | None
+    share_affine: bool | None
 
     def __post_init__(self) -> None:
         one_of("norm.name", self.name, NORMS)
+        keys = {"alpha_v_threshold": self.alpha_v_threshold, "share_affine": self.share_affine}
+        used = {"tdbn": ("alpha_v_threshold",), "tab": ("share_affine",)}.get(self.name, ())
+        _only_for("norm", f"norm={self.name}", keys, used)
         in_range("norm.eps", self.eps, 0, open_low=True)
         in_range("norm.momentum", self.momentum, 0, 1, open_low=True)
 

@@ -3,7 +3,7 @@
 FAMILIES = ("as_sg", "rs_sg", "trsg")
 RESETS = ("soft", "hard")
 SURROGATES = ("rectangular", "triangular", "arctan", "sigmoid")
-NORMS = ("tdbn",)
+NORMS = ("tdbn", "tebn", "tab", "bntt")
 LOSSES = ("ce", "tet")
 ARCHS = ("resnet19", "cnn7")
 HEADS = ("official", "tet", "tebn")

@@ -21,6 +21,7 @@ FORBIDDEN = {
     "models": ("config", "compose", "data", "train", "report"),
     "deploy": ("config", "compose", "data", "train", "models", "report", "build", "runs", "runtime"),
     "norms": ("config", "compose", "data", "train", "models", "report"),
+    "temporal_norms": ("config", "compose", "data", "train", "models", "report"),
     "layers": ("config", "compose", "data", "train", "models", "report"),
     "losses": ("config", "compose", "data", "train", "models", "report"),
     "data": ("config", "compose", "train", "models", "neurons", "report"),

@@ -1,0 +1,157 @@
+"""Norms with parameters or statistics of their own per step: TEBN, TAB, BNTT. Sequences are (T, B, C, H, W).
+
+With ``timesteps`` = T at construction, a shorter sequence uses the first rows; a longer one is refused.
+Arithmetic is float32 or wider under autocast; the output has the dtype of the input.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snnrepro.errors import ConfigError
+from snnrepro.layers import per_step
+
+Rows = tuple[Tensor, Tensor]
+
+
+class _TemporalNorm(nn.Module):
+    # A constant image has to be repeated before the norm, since the steps are not treated alike.
+    time_shared = False
+
+    def __init__(self, channels: int, timesteps: int, *, eps: float, momentum: float):
+        super().__init__()
+        self.channels, self.timesteps, self.eps, self.momentum = channels, timesteps, eps, momentum
+
+    def _check(self, x: Tensor) -> int:
+        steps = x.shape[0]
+        if steps > self.timesteps:
+            name = type(self).__name__.lower()
+            raise ConfigError(
+                f"timesteps={steps}: norm={name} was made for {self.timesteps} steps; use at most {self.timesteps}"
+            )
+        return steps
+
+    def _statistics(self, rows: int) -> None:
+        shape = (rows, self.channels) if rows > 1 else (self.channels,)
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+
+    def _running(self) -> Rows:
+        """Returns mean and standard deviation as inference uses them, float64."""
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        return mean.double(), (var.double() + self.eps).sqrt()
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, timesteps={self.timesteps}, eps={self.eps}, momentum={self.momentum}"
+
+
+class TEBN(_TemporalNorm):
+    """Temporal effective batch norm: ``p[t] * BN(x)[t]``, BN over T, B, H, W (Duan et al., NeurIPS 2022)."""
+
+    def __init__(self, channels: int, timesteps: int, *, eps: float, momentum: float):
+        super().__init__(channels, timesteps, eps=eps, momentum=momentum)
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.p = nn.Parameter(torch.ones(timesteps))
+        self._statistics(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised sequence, same shape as ``x``. Raises ConfigError for too many steps."""
+        steps = self._check(x)
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+
+        def normalise(y: Tensor) -> Tensor:
+            return F.batch_norm(y, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+        return (per_step(normalise, x) * self.p[:steps].view(-1, 1, 1, 1, 1)).to(x.dtype)
+
+    def eval_affine(self) -> Rows:
+        """Returns (scale, shift) in float64, each (T, C): in evaluation mode the norm is x * scale + shift."""
+        mean, std = self._running()
+        scale, p = self.weight.double() / std, self.p.double()[:, None]
+        return (p * scale).detach(), (p * (self.bias.double() - mean * scale)).detach()
+
+
+class BNTT(_TemporalNorm):
+    """Batch norm through time: statistics and gamma of every step on its own, no beta (Kim & Panda, 2021)."""
+
+    def __init__(self, channels: int, timesteps: int, *, eps: float, momentum: float):
+        super().__init__(channels, timesteps, eps=eps, momentum=momentum)
+        self.weight = nn.Parameter(torch.ones(timesteps, channels))
+        self.register_buffer("running_mean", torch.zeros(timesteps, channels))
+        self.register_buffer("running_var", torch.ones(timesteps, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised sequence, same shape as ``x``. Raises ConfigError for too many steps."""
+        steps = self._check(x)
+        # Steps become channels: one batch norm that treats each of them alone.
+        wide = x.transpose(0, 1).flatten(1, 2)
+        mean = self.get_buffer("running_mean")[:steps].view(-1)
+        var = self.get_buffer("running_var")[:steps].view(-1)
+        weight = self.weight[:steps].flatten()
+        y = F.batch_norm(wide, mean, var, weight, None, self.training, self.momentum, self.eps)
+        return y.unflatten(1, (steps, self.channels)).transpose(0, 1).to(x.dtype)
+
+    def eval_affine(self) -> Rows:
+        """Returns (scale, shift) in float64, each (T, C): in evaluation mode the norm is x * scale + shift."""
+        mean, std = self._running()
+        scale = self.weight.double() / std
+        return scale.detach(), (-mean * scale).detach()
+
+
+def cumulative_statistics(x: Tensor) -> Rows:
+    """Returns (mean, biased variance), each (T, C): row t over the steps 1..t of ``x`` (T, B, C, H, W), and B, H, W.
+
+    One pass over x, then sums over steps of per-step moments. The variance is the mean of those within the steps plus
+    that between their means, so nothing cancels where a mean is large. Differentiable.
+    """
+    steps = x.shape[0]
+    var, mean = torch.var_mean(x, (1, 3, 4), correction=0)
+    seen = torch.ones(steps, steps, dtype=mean.dtype, device=mean.device).tril()
+    seen = seen / seen.sum(1, keepdim=True)
+    total = seen @ mean
+    between = (seen[:, :, None] * (mean[None] - total[:, None]).square()).sum(1)
+    return total, seen @ var + between
+
+
+class TAB(_TemporalNorm):
+    """Temporal accumulated batch norm: step t is normalised over the steps 1..t (Jiang et al., ICLR 2024).
+
+    ``p[t]^2 * (gamma * (x[t] - mean[t]) / std[t] + beta)``. share_affine: one gamma and beta for all steps, instead of
+    one pair per step as in the authors' code.
+    """
+
+    def __init__(self, channels: int, timesteps: int, *, eps: float, momentum: float, share_affine: bool):
+        super().__init__(channels, timesteps, eps=eps, momentum=momentum)
+        rows = 1 if share_affine else timesteps
+        self.weight, self.bias = nn.Parameter(torch.ones(rows, channels)), nn.Parameter(torch.zeros(rows, channels))
+        self.p = nn.Parameter(torch.ones(timesteps))
+        self.register_buffer("running_mean", torch.zeros(timesteps, channels))
+        self.register_buffer("running_var", torch.ones(timesteps, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised sequence, same shape as ``x``. Raises ConfigError for too many steps."""
+        steps = self._check(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        running_mean = self.get_buffer("running_mean")[:steps]
+        running_var = self.get_buffer("running_var")[:steps]
+        mean, var = cumulative_statistics(wide) if self.training else (running_mean, running_var)
+        if self.training:
+            with torch.no_grad():
+                count = torch.arange(1, steps + 1, device=x.device)[:, None] * (x[0].numel() // self.channels)
+                running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
+                running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(running_var.dtype), self.momentum)
+        w = self.p[:steps].square()[:, None]
+        scale = w * self.weight[:steps] / (var + self.eps).sqrt()
+        shift = w * self.bias[:steps] - mean * scale
+
+        def rows(values: Tensor) -> Tensor:
+            return values[:, None, :, None, None]
+
+        return (wide * rows(scale) + rows(shift)).to(x.dtype)
+
+    def eval_affine(self) -> Rows:
+        """Returns (scale, shift) in float64, each (T, C): in evaluation mode the norm is x * scale + shift."""
+        mean, std = self._running()
+        w = self.p.double().square()[:, None]
+        scale = w * self.weight.double() / std
+        return scale.detach(), (w * self.bias.double() - mean * scale).detach()
