@@ -31,8 +31,7 @@ class _TemporalNorm(nn.Module):
             )
         return steps
 
-    def _statistics(self, rows: int) -> None:
-        shape = (rows, self.channels) if rows > 1 else (self.channels,)
+    def _statistics(self, *shape: int) -> None:
         self.register_buffer("running_mean", torch.zeros(shape))
         self.register_buffer("running_var", torch.ones(shape))
 
@@ -52,7 +51,7 @@ class TEBN(_TemporalNorm):
         super().__init__(channels, timesteps, eps=eps, momentum=momentum)
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.p = nn.Parameter(torch.ones(timesteps))
-        self._statistics(1)
+        self._statistics(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the normalised sequence, same shape as ``x``. Raises ConfigError for too many steps."""
@@ -77,8 +76,7 @@ class BNTT(_TemporalNorm):
     def __init__(self, channels: int, timesteps: int, *, eps: float, momentum: float):
         super().__init__(channels, timesteps, eps=eps, momentum=momentum)
         self.weight = nn.Parameter(torch.ones(timesteps, channels))
-        self.register_buffer("running_mean", torch.zeros(timesteps, channels))
-        self.register_buffer("running_var", torch.ones(timesteps, channels))
+        self._statistics(timesteps, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the normalised sequence, same shape as ``x``. Raises ConfigError for too many steps."""
@@ -125,8 +123,7 @@ class TAB(_TemporalNorm):
         rows = 1 if share_affine else timesteps
         self.weight, self.bias = nn.Parameter(torch.ones(rows, channels)), nn.Parameter(torch.zeros(rows, channels))
         self.p = nn.Parameter(torch.ones(timesteps))
-        self.register_buffer("running_mean", torch.zeros(timesteps, channels))
-        self.register_buffer("running_var", torch.ones(timesteps, channels))
+        self._statistics(timesteps, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the normalised sequence, same shape as ``x``. Raises ConfigError for too many steps."""
