@@ -173,8 +173,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny, tmp_pat
 def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
     """A key that no code reads would be a dead option. The logger's are read by the W&B mirror, see its tests."""
     schemas = [v for v in vars(config).values() if isinstance(v, type) and hasattr(v, "__dataclass_fields__")]
-    cnn = ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null", "optimizer=adamw"]
-    runs = [compose_run(tiny), compose_run([*tiny, *cnn])]
+    cnn = ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null", "optimizer=adamw", "norm=tab"]
+    runs = [compose_run(tiny), compose_run([*tiny, *cnn, "loss=tet"])]
     # These read every key to store it: not the reading that is meant.
     monkeypatch.setattr(loop, "to_plain", lambda run: {})
     monkeypatch.setattr(loop, "to_yaml", lambda run: "")
