@@ -40,14 +40,14 @@ def norm_factory(run: RunConfig) -> Callable[..., nn.Module]:
     """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, H, W)."""
     norm = run.norm
     if norm.name != "tdbn":
-        shared = {"timesteps": run.timesteps, "eps": norm.eps, "momentum": norm.momentum}
         kinds: dict[str, Callable[..., nn.Module]] = {
             "tebn": TEBN,
             "bntt": BNTT,
             "tab": partial(TAB, share_affine=bool(norm.share_affine)),
         }
+        make = partial(kinds[norm.name], timesteps=run.timesteps, eps=norm.eps, momentum=norm.momentum)
         # Only tdBN asks whether a residual sum follows.
-        return lambda channels, residual: kinds[norm.name](channels, **shared)
+        return lambda channels, residual: make(channels)
     assert norm.alpha_v_threshold is not None
     return partial(
         make_tdbn,

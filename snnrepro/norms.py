@@ -52,7 +52,8 @@ class TdBN(nn.BatchNorm2d):
         assert mean is not None and var is not None and momentum is not None and self.num_batches_tracked is not None
         if self.training:
             with torch.no_grad():
-                # Returns this batch's, and moves the running ones, to which the unbiased variance goes.
+                # Returns this batch's, and moves the running ones, to which the unbiased variance goes; in the dtype
+                # of the running ones, also for bf16 input.
                 mean, var = torch.batch_norm_update_stats(x.flatten(0, 1), mean, var, momentum)
                 self.num_batches_tracked.add_(1)
         return NormalisedCurrent(x, mean, var, weight, self.bias, self.eps, self.training)

@@ -26,6 +26,9 @@ from torch import Tensor
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.surrogates import SURROGATES
 
+# Of one norm: mean, var, weight, bias, each (C,).
+Norm = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 def spikes_dtype(timesteps: int) -> torch.dtype:
     """Returns the integer type that holds one bit per step: uint8 up to T = 8, int16 up to 16, int32 up to 32."""

@@ -50,37 +50,40 @@ def _function(kernel: Kernel) -> Callable[..., Any]:
     if not kernel.function.startswith("norm"):
         return lambda *tensors: function(*tensors, dyn)
 
-    def layer(y: Tensor, *tensors: Tensor) -> Any:
+    def forward(y: Tensor, *tensors: Tensor) -> Any:
         *given, u_init, v_threshold, leak, mean, var, weight, bias, eps = tensors
         norm = analytic.norm_rows(mean, var, weight, bias, eps)
         # One of each per channel: with 0-d scalars Inductor merges the channel axis in some loops and not in others,
         # and can then no longer fuse them.
         scalars = torch.stack([u_init, v_threshold, leak])[:, None].expand(3, norm.shape[1])
         rows = torch.cat([norm, scalars])
-        shortcut = given[0] if kernel.shortcut else None
-        return *function(y, rows[:4], shortcut, *_aligned(rows[4:], last), dyn, last), rows
+        shortcut = given[0] if given else None
+        return *function(y, norm_of(rows), shortcut, *scalars_of(rows), dyn, last), rows
 
-    def backward(go: Tensor, y: Tensor, spikes: Tensor, rows: Tensor, *tensors: Tensor) -> Any:
-        head, gamma = tensors[:-1], tensors[-1]
-        first = head[0]  # share, or the rows k
-        shortcut = head[1] if kernel.shortcut else None
-        norm = rows[:4]
-        result = function(
-            go, y, spikes, norm, *(() if reduce else (first,)), shortcut, *_aligned(rows[4:], last), gamma, dyn, last
-        )
-        if not reduce:
-            return result
-        sums, scalars = result
-        sum_g, sum_gy = sums.unbind(0)
+    def reduce(go: Tensor, y: Tensor, spikes: Tensor, rows: Tensor, share: Tensor, *tensors: Tensor) -> Any:
+        *given, gamma = tensors
+        norm, shortcut = norm_of(rows), given[0] if given else None
+        (sum_g, sum_gy), scalars = function(go, y, spikes, norm, shortcut, *scalars_of(rows), gamma, dyn, last)
         # What would otherwise be a dozen tiny operations between two calls.
-        return sums, scalars, sum_gy * norm[3], sum_g.clone(), analytic.statistics_rows(norm, sum_g, sum_gy, first)
+        return scalars, sum_gy * norm[3], sum_g.clone(), analytic.statistics_rows(norm, sum_g, sum_gy, share)
 
-    reduce = kernel.function == "norm_lif_reduce"
-    return layer if kernel.function == "norm_lif_forward" else backward
+    def backward(go: Tensor, y: Tensor, spikes: Tensor, rows: Tensor, k: Tensor, *tensors: Tensor) -> Any:
+        *given, gamma = tensors
+        shortcut = given[0] if given else None
+        return function(go, y, spikes, norm_of(rows), k, shortcut, *scalars_of(rows), gamma, dyn, last)
 
+    def norm_of(rows: Tensor) -> Tensor:
+        return rows[:4]
 
-def _aligned(rows: Tensor, channels_last: bool) -> tuple[Tensor, ...]:
-    return (rows if channels_last else rows[:, :, None]).unbind(0)
+    def scalars_of(rows: Tensor) -> tuple[Tensor, ...]:
+        return (rows[4:] if last else rows[4:, :, None]).unbind(0)
+
+    calls: dict[str, Callable[..., Any]] = {
+        "norm_lif_forward": forward,
+        "norm_lif_reduce": reduce,
+        "norm_lif_backward": backward,
+    }
+    return calls[kernel.function]
 
 
 def _example(kernel: Kernel) -> tuple[list[Tensor], list[dict[int, Any] | None]]:

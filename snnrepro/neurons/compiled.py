@@ -8,12 +8,12 @@ The arithmetic is the reference's: Inductor contracts nothing into fused multipl
 the backward runs again is the forward's, bit for bit.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from snnrepro.neurons.analytic import Norm
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.kernel_cache import Kernel, library
 
@@ -32,7 +32,7 @@ def lif_backward(
 
 def norm_lif(
     y: Tensor,
-    norm: Sequence[Tensor],
+    norm: Norm,
     shortcut: Tensor | None,
     shortcut_norm: None,
     u_init: Tensor,
@@ -70,7 +70,7 @@ def norm_lif_gradients(
     gamma = _number(dyn.gamma)
     given = (go, y, spikes, rows)
     kernel = _kernel("norm_lif_reduce", y, dyn, shortcut, channels_last)
-    _, gscalars, gweight, gbias, k = _run(kernel, *given, _number(share), *_given(shortcut), gamma)
+    gscalars, gweight, gbias, k = _run(kernel, *given, _number(share), *_given(shortcut), gamma)
     kernel = _kernel("norm_lif_backward", y, dyn, shortcut, channels_last)
     gy, *gshortcut = _run(kernel, *given, k, *_given(shortcut), gamma)
     return gweight, gbias, None, None, gscalars, gy, gshortcut[0] if gshortcut else None

@@ -15,7 +15,7 @@ from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
     y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
     scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[13:16], arguments[16:]
-    tensors = (y, (mean, var, weight, bias), shortcut, None if norm2[0] is None else norm2, *scalars)
+    tensors = (y, (mean, var, weight, bias), shortcut, None if norm2[0] is None else tuple(norm2), *scalars)
     return provided("norm_lif", tensors, rules, eps, channels_last)
 
 

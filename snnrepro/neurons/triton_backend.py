@@ -11,14 +11,13 @@ Sums depend on shapes alone: how many programs write partial sums is the same on
 a fixed order.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from snnrepro.neurons.analytic import norm_rows, spikes_dtype, statistics_rows
+from snnrepro.neurons.analytic import Norm, norm_rows, spikes_dtype, statistics_rows
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
 from snnrepro.neurons.triton_parts import THREADS, Layout
@@ -132,9 +131,9 @@ def norm_lif_infer(
 
 def norm_lif(
     y: Tensor,
-    norm: Sequence[Tensor],
+    norm: Norm,
     shortcut: Tensor | None,
-    shortcut_norm: Sequence[Tensor] | None,
+    shortcut_norm: Norm | None,
     u_init: Tensor,
     v_threshold: Tensor,
     leak: Tensor,
@@ -146,11 +145,7 @@ def norm_lif(
 
     norm, shortcut_norm: mean, var, weight, bias, each (C,).
     """
-    mean, var, weight, bias = norm
-    rows = norm_rows(mean, var, weight, bias, eps)
-    if shortcut_norm is not None:
-        mean, var, weight, bias = shortcut_norm
-        rows = torch.cat([rows, norm_rows(mean, var, weight, bias, eps)])
+    rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
     tables = (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
     return *norm_lif_forward(y, *tables, u_init, v_threshold, leak, dyn, channels_last), rows
 
@@ -176,6 +171,7 @@ def norm_lif_gradients(
     rest: Any = (u_init, v_threshold, leak, dyn, channels_last)
     given = (shortcut, None if norm2 is None else norm2[:3])
     sums, gscalars = norm_lif_reduce(go, y, spikes, norm[:3], *given, *rest)
+    # Ranks that share statistics add up ``sums`` here.
     table = torch.cat([norm[:3], statistics_rows(norm, sums[0], sums[1], share)])
     table2 = gweight2 = gbias2 = None
     if norm2 is not None:
