@@ -9,8 +9,9 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
+from snnrepro.checks import nearest
 from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, parse, to_run_config
-from snnrepro.config import RunConfig, nearest
+from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, UserError, report
 from snnrepro.runs import read_record, run_path
 from snnrepro.sweep import expand, run_sweep
