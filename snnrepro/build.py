@@ -6,13 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from snnrepro import losses
 from snnrepro.config import RunConfig
 from snnrepro.data import Data, build_data
-from snnrepro.losses import mean_logit_cross_entropy, temporal_efficient_training
+from snnrepro.losses import Loss
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
 from snnrepro.neurons import LIF
 from snnrepro.norms import make_tdbn
+from snnrepro.penalties import FiringRate, MembraneDistance, Penalties, Penalty
 from snnrepro.runtime import resolve_backend
 from snnrepro.temporal_norms import BNTT, TAB, TEBN
 
@@ -82,13 +84,31 @@ def build_model(
     return CNN7(fc_spike=model.fc_spike, **shared)
 
 
-def build_loss(run: RunConfig) -> Callable:
-    """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar``."""
-    if run.loss.name == "tet":
-        weight, target = run.loss.mse_weight, run.loss.mse_target
-        assert weight is not None and target is not None
-        return partial(temporal_efficient_training, mse_weight=weight, mse_target=target)
-    return mean_logit_cross_entropy
+def build_loss(run: RunConfig) -> Loss:
+    """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar`` and the ``readout`` that predicts with it."""
+    loss = run.loss
+    if loss.name == "tet":
+        assert loss.tet_weight is not None and loss.tet_target is not None
+        value = partial(losses.temporal_efficient_training, weight=loss.tet_weight, phi=loss.tet_target)
+        return Loss(value, losses.running_mean)
+    if loss.name == "mps":
+        assert loss.mps_weight is not None and loss.mps_temperature is not None
+        value = partial(losses.guided_cross_entropy, weight=loss.mps_weight, temperature=loss.mps_temperature)
+        return Loss(value, losses.running_mean)
+    if loss.name == "lts":
+        return Loss(losses.last_step_cross_entropy, losses.last_step)
+    return Loss(losses.mean_logit_cross_entropy, losses.running_mean)
+
+
+def build_penalties(run: RunConfig) -> Penalties:
+    """Returns what training adds to the loss for the inside of the spiking layers; no terms in the default run."""
+    terms: list[Penalty] = []
+    if run.loss.rmp_weight is not None:
+        terms.append(MembraneDistance(run.loss.rmp_weight))
+    sparsity = run.loss.sparsity
+    if sparsity.weight > 0:
+        terms.append(FiringRate(sparsity.weight, sparsity.target if sparsity.kind == "target" else None))
+    return Penalties(terms)
 
 
 def build_dataset(run: RunConfig) -> Data:

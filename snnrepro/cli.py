@@ -9,8 +9,9 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
+from snnrepro.checks import nearest
 from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, parse, to_run_config
-from snnrepro.config import RunConfig, nearest
+from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, UserError, report
 from snnrepro.runs import read_record, run_path
 from snnrepro.sweep import expand, run_sweep
@@ -20,6 +21,7 @@ USAGE = """usage: snnrepro COMMAND ...
   train [-m] [GROUP=OPTION ...] [KEY=VALUE ...]   train one run, or with -m every combination; train --help lists keys
   evaluate run=RUN_ID [timesteps=1,2,4]           evaluate a run again, at other timesteps
   table NAME --scale mini|paper                   plan, run and render a table of the paper
+  import-checkpoint FILE [KEY=VALUE ...]          take over a checkpoint of the authors' released ResNet-19
   wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
 
 
@@ -106,10 +108,22 @@ def _table(words: list[str]) -> int:
     return table(words)
 
 
+def _import(words: list[str]) -> int:
+    from snnrepro.importers.command import main as import_checkpoint
+
+    return import_checkpoint(words)
+
+
 def _push(words: list[str]) -> int:
     from snnrepro.tracking import push
 
     return push([Path(word) for word in words])
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "table": _table, "wandb-push": _push}
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "table": _table,
+    "import-checkpoint": _import,
+    "wandb-push": _push,
+}

@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrepro.config import RunConfig, nearest
+from snnrepro.checks import nearest
+from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 
 _PACKAGE = Path(__file__).resolve().parent

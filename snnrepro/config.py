@@ -4,11 +4,9 @@ Slots matter: without them OmegaConf would attach an unknown key that was forced
 object, and the run would silently train with the default.
 """
 
-import difflib
-import math
-from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from snnrepro.checks import in_range, one_of, only_for
 from snnrepro.errors import ConfigError
 from snnrepro.options import (
     ARCHS,
@@ -24,41 +22,9 @@ from snnrepro.options import (
     PRECISIONS,
     RESETS,
     SCHEDULES,
+    SPARSITY_KINDS,
     SURROGATES,
 )
-
-
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Returns a hint such as "; did you mean 'x'?", or nothing when no candidate is near."""
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def one_of(key: str, value: str, allowed: Collection[str]) -> None:
-    """Raises ConfigError unless ``value`` is allowed; names the nearest option."""
-    if value not in allowed:
-        hint = nearest(str(value), allowed)
-        raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}{hint}")
-
-
-def in_range(key: str, value: float | None, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Raises ConfigError unless ``low <= value <= high`` (``low < value`` if open) and value is finite."""
-    if value is None:
-        raise ConfigError(f"{key}=null: a number is needed")
-    above = value > low if open_low else value >= low
-    if not (math.isfinite(value) and above and value <= high):
-        bound = f"{'above' if open_low else 'at least'} {low:g}"
-        top = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise ConfigError(f"{key}={value}: must be a finite number {bound}{top}")
-
-
-def _only_for(section: str, owner: str, values: Mapping[str, object], used: Collection[str]) -> None:
-    """Raises ConfigError where a key that ``owner`` does not use is set, or one that it needs is null."""
-    for name, value in values.items():
-        if name in used and value is None:
-            raise ConfigError(f"{section}.{name}=null: {owner} needs a value")
-        if name not in used and value is not None:
-            raise ConfigError(f"{section}.{name}={value}: {owner} does not use it; leave it null")
 
 
 @dataclass(slots=True)
@@ -79,7 +45,7 @@ class DatasetConfig:
             "digits": ("test_fraction", "split_seed"),
             "synthetic": ("test_fraction", "split_seed", "samples"),
         }.get(self.name, ("root", "download"))
-        _only_for("dataset", f"dataset={self.name}", keys, used)
+        only_for("dataset", f"dataset={self.name}", keys, used)
         in_range("dataset.crop_padding", self.crop_padding, 0, 16)
         if self.test_fraction is not None:
             in_range("dataset.test_fraction", self.test_fraction, 0.05, 0.5)
@@ -105,7 +71,7 @@ class ModelConfig:
         one_of("model.arch", self.arch, ARCHS)
         keys = {k: getattr(self, k) for k in ("stem_width", "blocks", "head", "fc_spike")}
         used = ("stem_width", "blocks", "head") if self.arch == "resnet19" else ("fc_spike",)
-        _only_for("model", f"model.arch={self.arch}", keys, used)
+        only_for("model", f"model.arch={self.arch}", keys, used)
         if len(self.widths) != 3:
             raise ConfigError(f"model.widths={self.widths}: three stages need three widths")
         if self.blocks is not None and len(self.blocks) != 3:
@@ -170,25 +136,50 @@ class NormConfig:
         one_of("norm.name", self.name, NORMS)
         keys = {"alpha_v_threshold": self.alpha_v_threshold, "share_affine": self.share_affine}
         used = {"tdbn": ("alpha_v_threshold",), "tab": ("share_affine",)}.get(self.name, ())
-        _only_for("norm", f"norm={self.name}", keys, used)
+        only_for("norm", f"norm={self.name}", keys, used)
         in_range("norm.eps", self.eps, 0, open_low=True)
         in_range("norm.momentum", self.momentum, 0, 1, open_low=True)
 
 
 @dataclass(slots=True)
+class SparsityConfig:
+    weight: float
+    kind: str
+    target: float | None
+
+    def __post_init__(self) -> None:
+        in_range("loss.sparsity.weight", self.weight, 0)
+        one_of("loss.sparsity.kind", self.kind, SPARSITY_KINDS)
+        used = ("target",) if self.kind == "target" else ()
+        only_for("loss.sparsity", f"loss.sparsity.kind={self.kind}", {"target": self.target}, used)
+        if self.target is not None:
+            in_range("loss.sparsity.target", self.target, 0, 1)
+
+
+@dataclass(slots=True)
 class LossConfig:
     name: str
-    mse_weight: float | None
-    mse_target: float | None
+    tet_weight: float | None
+    tet_target: float | None
+    rmp_weight: float | None
+    mps_weight: float | None
+    mps_temperature: float | None
+    sparsity: SparsityConfig
 
     def __post_init__(self) -> None:
         one_of("loss.name", self.name, LOSSES)
-        keys = {"mse_weight": self.mse_weight, "mse_target": self.mse_target}
-        _only_for("loss", f"loss={self.name}", keys, keys if self.name == "tet" else ())
-        if self.mse_weight is not None:
-            in_range("loss.mse_weight", self.mse_weight, 0, 1)
-        if self.mse_target is not None:
-            in_range("loss.mse_target", self.mse_target, -1e6, 1e6)
+        names = ("tet_weight", "tet_target", "rmp_weight", "mps_weight", "mps_temperature")
+        keys = {name: getattr(self, name) for name in names}
+        only_for("loss", f"loss={self.name}", keys, [name for name in names if name.startswith(f"{self.name}_")])
+        for name in ("rmp_weight", "mps_weight"):
+            if keys[name] is not None:
+                in_range(f"loss.{name}", keys[name], 0)
+        if self.tet_weight is not None:
+            in_range("loss.tet_weight", self.tet_weight, 0, 1)
+        if self.tet_target is not None:
+            in_range("loss.tet_target", self.tet_target, 0)
+        if self.mps_temperature is not None:
+            in_range("loss.mps_temperature", self.mps_temperature, 0, open_low=True)
 
 
 @dataclass(slots=True)
@@ -208,7 +199,7 @@ class OptimizerConfig:
         one_of("optimizer.name", self.name, OPTIMIZERS)
         one_of("optimizer.schedule", self.schedule, SCHEDULES)
         keys = {"momentum": self.momentum, "betas": self.betas}
-        _only_for("optimizer", f"optimizer={self.name}", keys, ("momentum",) if self.name == "sgd" else ("betas",))
+        only_for("optimizer", f"optimizer={self.name}", keys, ("momentum",) if self.name == "sgd" else ("betas",))
         in_range("optimizer.lr", self.lr, 0, open_low=True)
         in_range("optimizer.weight_decay", self.weight_decay, 0)
         in_range("optimizer.neuron_weight_decay", self.neuron_weight_decay, 0)

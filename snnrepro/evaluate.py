@@ -4,8 +4,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnrepro.checks import nearest
 from snnrepro.compose import from_yaml
-from snnrepro.config import DatasetConfig, RunConfig, RuntimeConfig, nearest
+from snnrepro.config import DatasetConfig, RunConfig, RuntimeConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.runs import read_record
 

@@ -1,6 +1,7 @@
 """What a user types: right words run, wrong words end in one line and an exit code."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,7 +99,11 @@ def test_divergence_is_a_status_with_the_layer_and_its_scalars(tiny, capsys, mon
 
     def poisoned(run):
         loss, calls = original(run), iter(range(100))
-        return lambda logits, target: loss(logits, target) * (float("nan") if next(calls) == 7 else 1)
+
+        def value(logits, target):
+            return loss(logits, target) * (float("nan") if next(calls) == 7 else 1)
+
+        return replace(loss, value=value)
 
     monkeypatch.setattr(loop, "build_loss", poisoned)
     code, out, _ = run(capsys, "train", *tiny)

@@ -24,6 +24,7 @@ FORBIDDEN = {
     "temporal_norms": ("config", "compose", "data", "train", "models", "report"),
     "layers": ("config", "compose", "data", "train", "models", "report"),
     "losses": ("config", "compose", "data", "train", "models", "report"),
+    "penalties": ("config", "compose", "data", "train", "models", "report"),
     "data": ("config", "compose", "train", "models", "neurons", "report"),
     "report": ("train", "models", "neurons"),
 }

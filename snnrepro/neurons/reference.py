@@ -63,6 +63,7 @@ def lif_reference(
     reset: str,
     detach_reset: bool,
     smooth: bool = False,
+    record: list[tuple[Tensor, Tensor]] | None = None,
 ) -> LIFResult:
     """Returns the outputs of one LIF layer over a window, and its MP-Init statistics.
 
@@ -70,6 +71,7 @@ def lif_reference(
         the window. float64 is computed in float64, anything narrower in float32.
     u_init, v_threshold, tau: 0-d (or broadcastable to one step); differentiable.
     smooth: replaces the spike by the surrogate's primitive, for gradient checks only.
+    record: receives (m, s) of every step, each (...neurons) and differentiable.
     """
     shape = SURROGATES[surrogate]
     state_dtype = torch.promote_types(x_TN.dtype, torch.float32)
@@ -83,6 +85,8 @@ def lif_reference(
         z_N = m_N - v_threshold if family == "as_sg" else m_N / v_threshold - 1
         fires_N = m_N >= v_threshold
         s_N = shape.primitive(z_N, gamma) if smooth else _Spike.apply(z_N, fires_N, shape, gamma)
+        if record is not None:
+            record.append((m_N, s_N))
         if reset == "soft":
             drop_N = v_threshold * s_N
             u_N = m_N - (drop_N.detach() if detach_reset else drop_N)

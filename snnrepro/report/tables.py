@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from snnrepro.config import nearest
+from snnrepro.checks import nearest
 from snnrepro.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parent.parent / "paper" / "tables"

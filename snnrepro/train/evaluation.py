@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from snnrepro.config import RuntimeConfig
 from snnrepro.data import EpochOrder, ImageSet, loader
+from snnrepro.losses import Loss
 from snnrepro.neurons import spiking_layers
 from snnrepro.runtime import autocast
 
@@ -41,21 +42,36 @@ class SpikeCounter:
         """Returns per layer the share of all neurons that spiked at each step."""
         return {name: (spikes / self.neurons[name]).tolist() for name, spikes in self.spikes.items()}
 
+    def mean_rates(self) -> dict[str, float]:
+        """Returns the rate of the whole network over all steps: every neuron counted alike, and every layer.
+
+        Empty for a network without LIF layers, such as an absorbed one.
+        """
+        if not self.spikes:
+            return {}
+        spikes = {name: steps.double().mean().item() for name, steps in self.spikes.items()}
+        by_layer = [count / self.neurons[name] for name, count in spikes.items()]
+        return {
+            "by_neuron": sum(spikes.values()) / sum(self.neurons.values()),
+            "by_layer": sum(by_layer) / len(by_layer),
+        }
+
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     dataset: ImageSet,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    loss_fn: Loss,
     *,
     timesteps: int,
     device: torch.device,
     runtime: RuntimeConfig,
 ) -> dict[str, Any]:
-    """Returns ``loss``, ``top1``, ``top5`` (percent), ``top1_per_timestep`` and ``firing_rate`` per layer and step.
+    """Returns ``loss``, ``top1``, ``top5`` (percent), ``top1_per_timestep``, ``firing_rate`` and ``firing_rate_mean``.
 
-    The prediction at step t is the argmax of the logits averaged over steps 1..t; one pass serves all t, because
-    the networks are causal in time.
+    The prediction after t steps is what the loss's readout makes of steps 1..t; one pass serves all t, because the
+    networks are causal in time. ``firing_rate`` is per layer and step, ``firing_rate_mean`` one number by neuron and
+    one by layer.
     """
     model.eval()
     correct = torch.zeros(timesteps, dtype=torch.int64, device=device)
@@ -70,9 +86,9 @@ def evaluate(
             with autocast(runtime.precision, device):
                 logits = model(x, timesteps).float()
             loss_sum += loss_fn(logits, labels).double() * len(labels)
-            running = logits.cumsum(0)
-            correct += (running.argmax(-1) == labels).sum(1)
-            best5 = running[-1].topk(min(5, logits.shape[-1])).indices
+            scores = loss_fn.readout(logits)
+            correct += (scores.argmax(-1) == labels).sum(1)
+            best5 = scores[-1].topk(min(5, logits.shape[-1])).indices
             top5 += (best5 == labels[:, None]).any(1).sum()
     percent = 100 / len(dataset)
     per_timestep = [count * percent for count in correct.tolist()]
@@ -82,6 +98,7 @@ def evaluate(
         "top5": top5.item() * percent,
         "top1_per_timestep": per_timestep,
         "firing_rate": counter.rates(),
+        "firing_rate_mean": counter.mean_rates(),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrepro import io, tracking
-from snnrepro.build import build_dataset, build_loss, build_model
+from snnrepro.build import build_dataset, build_loss, build_model, build_penalties
 from snnrepro.compose import to_plain, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder, loader
@@ -50,7 +50,7 @@ class Trainer:
         self.model = place(model, self.device, run.runtime.channels_last)
         self.provenance = provenance(run.runtime, self.device)
         self.parameters = list(self.model.parameters())
-        self.loss_fn = build_loss(run)
+        self.loss_fn, self.penalties = build_loss(run), build_penalties(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=run.runtime.precision == "fp16")
         self.checkpoints = Checkpoints(path / "checkpoints")
@@ -100,12 +100,14 @@ class Trainer:
         progress = Progress(self.epoch, run.epochs, len(self.order), self.batch)
         saved = started = time.perf_counter()
         for waited, (images, labels) in timed(batches):
-            loss, correct = self.train_step(images, labels)
+            loss, correct, measured = self.train_step(images, labels)
             self.step += 1
             self.batch += 1
             self.totals["loss"] += loss * len(labels)
             self.totals["correct"] += correct
             self.totals["seen"] += len(labels)
+            for name, value in measured.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value * len(labels)
             now = time.perf_counter()
             self.timing["train_seconds"] += now - started
             self.timing["wait_seconds"] += waited
@@ -119,31 +121,33 @@ class Trainer:
                     saved = now
         progress.close()
 
-    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """Returns (loss, number of correct predictions) of one batch, after the update.
+    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int, dict[str, float]]:
+        """Returns (loss, number of correct predictions, what the penalties measured) of one batch, after the update.
 
         Raises DivergedError before the update when the loss or the gradient is not finite.
         """
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         x = to_input(self.data.train, images, self.run.runtime.channels_last)
-        with autocast(self.run.runtime.precision, self.device):
+        with autocast(self.run.runtime.precision, self.device), self.penalties.observing(self.model) as seen:
             logits = self.model(x, self.run.timesteps).float()
-        loss = self.loss_fn(logits, labels)
+        progress = (self.epoch + 1) / self.run.epochs
+        loss, measured = self.penalties.added_to(self.loss_fn(logits, labels), seen, progress)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        correct = (logits.detach().mean(0).argmax(-1) == labels).sum()
+        correct = (self.loss_fn.readout(logits.detach())[-1].argmax(-1) == labels).sum()
         # One transfer for all that the host needs to know about the step.
-        loss_value, norm_value, correct_value = torch.stack([loss.detach(), norm, correct]).tolist()
+        numbers = torch.stack([loss.detach(), norm, correct, *measured.values()]).tolist()
+        loss_value, norm_value, correct_value, *values = numbers
         self.check_finite(loss, loss_value, norm_value)
         if self.run.optimizer.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.run.optimizer.clip_grad, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss_value, int(correct_value)
+        return loss_value, int(correct_value), dict(zip(measured, values, strict=True))
 
     def check_finite(self, loss: Tensor, loss_value: float, norm_value: float) -> None:
         """Raises DivergedError unless both are finite; fp16 may skip a few steps whose gradient overflows."""
@@ -183,6 +187,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": totals["loss"] / totals["seen"],
             "train_top1": 100 * totals["correct"] / totals["seen"],
+            **{f"train_{term.name}": totals[term.name] / totals["seen"] for term in self.penalties.terms},
             **tested,
             "learned": learned_scalars(self.model),
         }

@@ -1,5 +1,7 @@
 """The trainer: options change what they name, and numbers that go wrong stop it before the update."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,6 +41,8 @@ def one_step(t):
         ["neuron.reset=hard", "surrogate=arctan"],
         ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null"],
         ["norm.alpha_v_threshold=true", "neuron.learn_threshold=false"],
+        ["loss=rmp", "loss.sparsity.weight=0.1", "runtime.precision=fp16"],
+        ["loss=rmp", "loss.sparsity.weight=0.1", "runtime.precision=bf16"],
     ],
     ids=" ".join,
 )
@@ -76,7 +80,7 @@ def test_clipping_bounds_the_update(tiny):
 def test_bad_loss_stops_before_the_update(tiny, bad):
     t = trainer(tiny)
     loss = t.loss_fn
-    t.loss_fn = lambda logits, target: loss(logits, target) * bad
+    t.loss_fn = replace(loss, value=lambda logits, target: loss(logits, target) * bad)
     before = {name: p.detach().clone() for name, p in t.model.named_parameters()}
     with pytest.raises(UserError, match="loss is not finite"):
         one_step(t)
@@ -86,7 +90,7 @@ def test_bad_loss_stops_before_the_update(tiny, bad):
 def test_control_without_the_guard_the_weights_are_lost(tiny, monkeypatch):
     t = trainer(tiny)
     loss = t.loss_fn
-    t.loss_fn = lambda logits, target: loss(logits, target) * float("nan")
+    t.loss_fn = replace(loss, value=lambda logits, target: loss(logits, target) * float("nan"))
     monkeypatch.setattr(Trainer, "check_finite", lambda self, *args: None)
     one_step(t)
     assert not all(torch.isfinite(p).all() for p in t.model.parameters())
@@ -133,7 +137,11 @@ def test_a_bad_buffer_ends_the_run_as_diverged_with_every_file_readable(tiny, mo
 def test_fp16_skips_a_few_overflows_then_gives_up(tiny):
     t = trainer([*tiny, "runtime.precision=fp16"])
     loss = t.loss_fn
-    t.loss_fn = lambda logits, target: loss(logits, target) + 0 * logits.sum() + _InfiniteGradient.apply(logits)
+
+    def overflowing(logits, target):
+        return loss(logits, target) + 0 * logits.sum() + _InfiniteGradient.apply(logits)
+
+    t.loss_fn = replace(loss, value=overflowing)
     weight = t.model.stem.conv.weight.detach().clone()
     for _ in range(MAX_SKIPPED_STEPS - 1):
         one_step(t)
@@ -174,7 +182,9 @@ def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
     """A key that no code reads would be a dead option. The logger's are read by the W&B mirror, see its tests."""
     schemas = [v for v in vars(config).values() if isinstance(v, type) and hasattr(v, "__dataclass_fields__")]
     cnn = ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null", "optimizer=adamw", "norm=tab"]
-    runs = [compose_run(tiny), compose_run([*tiny, *cnn, "loss=tet"])]
+    every_loss = [compose_run([*tiny, f"loss={name}"]) for name in ("tet", "rmp", "mps")]
+    sparse = ["loss.sparsity.weight=0.1", "loss.sparsity.kind=target", "loss.sparsity.target=0.1"]
+    runs = [compose_run(tiny), compose_run([*tiny, *cnn, *sparse]), *every_loss]
     # These read every key to store it: not the reading that is meant.
     monkeypatch.setattr(loop, "to_plain", lambda run: {})
     monkeypatch.setattr(loop, "to_yaml", lambda run: "")

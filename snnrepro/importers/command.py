@@ -1,0 +1,99 @@
+"""``snnrepro import-checkpoint``: a checkpoint of the released ResNet-19 as a folder that ``evaluate.py`` takes."""
+
+from pathlib import Path
+from typing import Any
+
+from snnrepro import io
+from snnrepro.compose import compose_run, to_yaml
+from snnrepro.config import RunConfig
+from snnrepro.errors import ConfigError, StorageError
+
+USAGE = """usage: snnrepro import-checkpoint FILE [recalibrate=BATCHES] [GROUP=OPTION ...] [KEY=VALUE ...]
+
+  FILE                 from the released code's snapshots/ or checkpoints/: ResNet-19
+  GROUP=..., KEY=...   what the network was trained on and as, such as dataset=cifar100 timesteps=4
+  recalibrate=BATCHES  the file holds no running means: fill them from so many batches of the training set"""
+
+
+def main(words: list[str]) -> int:
+    """Imports a checkpoint, prints where it lies, and returns the exit code.
+
+    Raises ConfigError for wrong words or a network that does not fit, StorageError for a file that is none of the
+    released network's.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    file, rest = Path(words[0]), words[1:]
+    batches = 0
+    for word in [word for word in rest if word.startswith("recalibrate=")]:
+        rest.remove(word)
+        batches = _count(word)
+    run = compose_run(rest)
+    if run.model.arch != "resnet19" or run.model.head != "official":
+        raise ConfigError(f"model={run.model.name}: the released network is model=resnet19 with model.head=official")
+    checkpoint = _import(run, file, batches)
+    print(f"{checkpoint}: imported from {file}")
+    print(f"python evaluate.py checkpoint={checkpoint}")
+    return 0
+
+
+def _count(word: str) -> int:
+    text = word.partition("=")[2]
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{word}: write a whole number of batches, at least 1")
+    return int(text)
+
+
+def _import(run: RunConfig, file: Path, batches: int) -> Path:
+    """Writes ``imported/<name>-<digest>/`` with the configuration and the converted state; returns the checkpoint."""
+    from snnrepro.build import build_model
+    from snnrepro.importers.official import convert_official, load_official, read_official
+    from snnrepro.train.checkpoint import Checkpoints
+
+    state = read_official(file)
+    converted = convert_official(state)
+    if not {"stem.conv.weight", "head.fc.weight"} <= set(converted):
+        raise StorageError(f"{file}: the first convolution or the classifier is missing")
+    # The official head pools globally, so the network needs the images' channels only, not their size.
+    in_shape = (converted["stem.conv.weight"].shape[1], 32, 32)
+    model = build_model(run, in_shape=in_shape, num_classes=len(converted["head.fc.weight"]))
+    load_official(model, state)
+    if batches:
+        _recalibrate(run, model, batches)
+    folder = Path(run.runtime.output_dir) / "imported" / f"{file.name.partition('.')[0]}-{_digest(file, run, batches)}"
+    io.write_atomic(folder / "config.yaml", to_yaml(run))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(0, {"run": folder.name, "model": model.state_dict()}, None)
+    return checkpoints.file(0)
+
+
+def _digest(file: Path, run: RunConfig, batches: int) -> str:
+    return io.sha256(file.read_bytes() + to_yaml(run).encode() + str(batches).encode())[:10]
+
+
+def _recalibrate(run: RunConfig, model: Any, batches: int) -> None:
+    from itertools import islice
+
+    from snnrepro.build import build_dataset
+    from snnrepro.data import EpochOrder, loader
+    from snnrepro.importers.recalibrate import recalibrate
+    from snnrepro.runtime import place, set_up
+    from snnrepro.train.evaluation import to_input
+
+    device = set_up(run.runtime, run.seed)
+    data = build_dataset(run)
+    train, channels = data.train, model.stem.conv.in_channels
+    if (data.in_shape[0], data.num_classes) != (channels, model.num_classes):
+        raise ConfigError(
+            f"dataset={run.dataset.name}: {data.in_shape[0]} channels and {data.num_classes} classes, "
+            f"the checkpoint has {channels} and {model.num_classes}"
+        )
+    place(model, device, run.runtime.channels_last)
+    order = EpochOrder(len(train), seed=run.seed, batch_size=run.batch_size)
+    inputs = (
+        to_input(train, images.to(device), run.runtime.channels_last)
+        for images, _ in islice(loader(train, order, workers=run.runtime.workers, pin_memory=False), batches)
+    )
+    used = recalibrate(model, inputs, run.timesteps)
+    print(f"running means filled from {used} batches of {run.batch_size}")
