@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrepro.batch_norm import batch_norm, move_running
+from snnrepro.collectives import moments_across_ranks, world_size
 from snnrepro.layers import per_step
 from snnrepro.neurons.current import NormalisedCurrent
 
@@ -29,7 +31,7 @@ class TdBN(nn.BatchNorm2d):
         """Returns the normalised sequence, same shape as ``x`` (T, B, C, H, W); where ``fused``, not yet computed."""
         if self.fused:
             return self._deferred(x)
-        y = per_step(super().forward, x)
+        y = per_step(self._normalise, x)
         if self.scale == 1:
             return y
         # weight * (scale * x_hat) + bias, written on the output of weight * x_hat + bias
@@ -41,22 +43,43 @@ class TdBN(nn.BatchNorm2d):
 
         One row serves all steps; a norm with statistics or factors of its own per step returns T rows.
         """
-        assert self.running_mean is not None and self.running_var is not None
-        scale = self.weight.double() * self.scale / (self.running_var.double() + self.eps).sqrt()
-        shift = self.bias.double() - self.running_mean.double() * scale
+        mean, var = self._running()
+        scale = self.weight.double() * self.scale / (var.double() + self.eps).sqrt()
+        shift = self.bias.double() - mean.double() * scale
         return scale.detach()[None], shift.detach()[None]
 
     def _deferred(self, x: Tensor) -> NormalisedCurrent:
         weight = self.weight if self.scale == 1 else self.weight * self.scale
-        mean, var, momentum = self.running_mean, self.running_var, self.momentum
-        assert mean is not None and var is not None and momentum is not None and self.num_batches_tracked is not None
+        mean, var, share = *self._running(), None
         if self.training:
             with torch.no_grad():
-                # Returns this batch's, and moves the running ones, to which the unbiased variance goes; in the dtype
-                # of the running ones, also for bf16 input.
-                mean, var = torch.batch_norm_update_stats(x.flatten(0, 1), mean, var, momentum)
-                self.num_batches_tracked.add_(1)
-        return NormalisedCurrent(x, mean, var, weight, self.bias, self.eps, self.training)
+                mean, var, share = self._batch_statistics(x.flatten(0, 1))
+        return NormalisedCurrent(x, mean, var, weight, self.bias, self.eps, self.training, share)
+
+    def _batch_statistics(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns mean and variance of this batch, and of several ranks the share of one value; moves the running."""
+        running, momentum = self._running(), self._momentum()
+        if world_size() == 1:
+            # In the dtype of the running statistics, also for bf16 input.
+            return *torch.batch_norm_update_stats(y, *running, momentum), None
+        own = torch.batch_norm_update_stats(y, *map(torch.clone, running), 0.0)
+        mean, var, count = moments_across_ranks(*own, y.numel() // y.shape[1])
+        move_running(*running, mean, var, count, momentum)
+        return mean, var, 1 / count
+
+    def _normalise(self, y: Tensor) -> Tensor:
+        momentum = self._momentum() if self.training else 0.0
+        return batch_norm(y, *self._running(), self.weight, self.bias, self.training, momentum, self.eps)
+
+    def _running(self) -> tuple[Tensor, Tensor]:
+        assert self.running_mean is not None and self.running_var is not None
+        return self.running_mean, self.running_var
+
+    def _momentum(self) -> float:
+        """Counts a training batch, and returns the weight of its statistics."""
+        assert self.momentum is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        return self.momentum
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale={self.scale:.4g}"

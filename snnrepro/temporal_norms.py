@@ -6,8 +6,9 @@ Arithmetic is float32 or wider under autocast; the output has the dtype of the i
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from snnrepro.batch_norm import batch_norm, move_running
+from snnrepro.collectives import moments_across_ranks, world_size
 from snnrepro.errors import ConfigError
 from snnrepro.layers import per_step
 
@@ -59,7 +60,7 @@ class TEBN(_TemporalNorm):
         mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
 
         def normalise(y: Tensor) -> Tensor:
-            return F.batch_norm(y, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+            return batch_norm(y, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
         return (per_step(normalise, x) * self.p[:steps].view(-1, 1, 1, 1, 1)).to(x.dtype)
 
@@ -86,7 +87,7 @@ class BNTT(_TemporalNorm):
         mean = self.get_buffer("running_mean")[:steps].view(-1)
         var = self.get_buffer("running_var")[:steps].view(-1)
         weight = self.weight[:steps].flatten()
-        y = F.batch_norm(wide, mean, var, weight, None, self.training, self.momentum, self.eps)
+        y = batch_norm(wide, mean, var, weight, None, self.training, self.momentum, self.eps)
         return y.unflatten(1, (steps, self.channels)).transpose(0, 1).to(x.dtype)
 
     def eval_affine(self) -> Rows:
@@ -96,19 +97,24 @@ class BNTT(_TemporalNorm):
         return scale.detach(), (-mean * scale).detach()
 
 
-def cumulative_statistics(x: Tensor) -> Rows:
-    """Returns (mean, biased variance), each (T, C): row t over the steps 1..t of ``x`` (T, B, C, H, W), and B, H, W.
+def cumulative_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (mean, biased variance), each (T, C), and count (T, 1): row t over the steps 1..t of ``x``, and B, H, W.
 
-    One pass over x, then sums over steps of per-step moments. The variance is the mean of those within the steps plus
+    x: (T, B, C, H, W), joined along B over ranks. One pass over x, then sums over steps of per-step moments. The variance is the mean of those within the steps plus
     that between their means, so nothing cancels where a mean is large. Differentiable.
     """
     steps = x.shape[0]
     var, mean = torch.var_mean(x, (1, 3, 4), correction=0)
+    per_step = x[0].numel() // x.shape[2]
+    count = torch.arange(1, steps + 1, device=x.device)[:, None] * per_step
+    if world_size() > 1:
+        mean, var, together = moments_across_ranks(mean, var, per_step)
+        count = count * (together / per_step)
     seen = torch.ones(steps, steps, dtype=mean.dtype, device=mean.device).tril()
     seen = seen / seen.sum(1, keepdim=True)
     total = seen @ mean
     between = (seen[:, :, None] * (mean[None] - total[:, None]).square()).sum(1)
-    return total, seen @ var + between
+    return total, seen @ var + between, count
 
 
 class TAB(_TemporalNorm):
@@ -131,12 +137,10 @@ class TAB(_TemporalNorm):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         running_mean = self.get_buffer("running_mean")[:steps]
         running_var = self.get_buffer("running_var")[:steps]
-        mean, var = cumulative_statistics(wide) if self.training else (running_mean, running_var)
+        mean, var = running_mean, running_var
         if self.training:
-            with torch.no_grad():
-                count = torch.arange(1, steps + 1, device=x.device)[:, None] * (x[0].numel() // self.channels)
-                running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
-                running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(running_var.dtype), self.momentum)
+            mean, var, count = cumulative_statistics(wide)
+            move_running(running_mean, running_var, mean, var, count, self.momentum)
         w = self.p[:steps].square()[:, None]
         scale = w * self.weight[:steps] / (var + self.eps).sqrt()
         shift = w * self.bias[:steps] - mean * scale

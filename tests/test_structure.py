@@ -22,6 +22,8 @@ FORBIDDEN = {
     "deploy": ("config", "compose", "data", "train", "models", "report", "build", "runs", "runtime"),
     "norms": ("config", "compose", "data", "train", "models", "report"),
     "temporal_norms": ("config", "compose", "data", "train", "models", "report"),
+    "collectives": ("config", "compose", "data", "train", "models", "report", "neurons"),
+    "batch_norm": ("config", "compose", "data", "train", "models", "report", "neurons"),
     "layers": ("config", "compose", "data", "train", "models", "report"),
     "losses": ("config", "compose", "data", "train", "models", "report"),
     "penalties": ("config", "compose", "data", "train", "models", "report"),

@@ -47,7 +47,7 @@ def test_tab_is_batch_norm_over_every_prefix(share_affine):
     compare(grads, torch.autograd.grad(expected, (x2, *norm.parameters()), weight))
     # Control: statistics cut off from the graph give another gradient.
     x3 = x.clone().requires_grad_()
-    mean, var = (s.detach()[:, None, :, None, None] for s in cumulative_statistics(x3))
+    mean, var = (s.detach()[:, None, :, None, None] for s in cumulative_statistics(x3)[:2])
     w, b = (p[:, None, :, None, None] for p in (norm.weight, norm.bias))
     cut = norm.p.square().view(-1, 1, 1, 1, 1) * (w * (x3 - mean) / (var + norm.eps).sqrt() + b)
     (wrong,) = torch.autograd.grad(cut, x3, weight)
@@ -76,8 +76,8 @@ def test_tab_ends_as_tdbn_and_starts_as_bntt():
 
 def test_tab_statistics_survive_a_large_mean():
     x = (1000 + torch.randn(6, 8, 3, 10, 10, generator=torch.Generator().manual_seed(0))).float()
-    _, var = cumulative_statistics(x)
-    _, expected = cumulative_statistics(x.double())
+    _, var, _ = cumulative_statistics(x)
+    _, expected, _ = cumulative_statistics(x.double())
     torch.testing.assert_close(var, expected.float(), rtol=1e-3, atol=0)
     # Control: E[x^2] - E[x]^2 does not.
     first, second = x.mean((1, 3, 4)).cumsum(0), x.square().mean((1, 3, 4)).cumsum(0)

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from snnrepro.collectives import all_sum
 from snnrepro.neurons.analytic import Norm
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.kernel_cache import Kernel, library
@@ -60,17 +61,22 @@ def norm_lif_gradients(
     v_threshold: Tensor,
     leak: Tensor,
     dyn: Dynamics,
-    share: float,
+    share: float | Tensor,
     channels_last: bool,
 ) -> tuple[Tensor | None, ...]:
     """Returns the gradients of weight, bias, (no weight and bias of a shortcut), the scalars (3,), y, and the shortcut.
 
-    share: as in ``analytic.statistics_rows``. None for the gradient of what is absent.
+    share: as in ``analytic.statistics_rows``; a tensor where ranks share the statistics. None for the gradient of what
+    is absent.
     """
     gamma = _number(dyn.gamma)
     given = (go, y, spikes, rows)
     kernel = _kernel("norm_lif_reduce", y, dyn, shortcut, channels_last)
-    gscalars, gweight, gbias, k = _run(kernel, *given, _number(share), *_given(shortcut), gamma)
+    together = isinstance(share, Tensor)
+    part = share if together else _number(share)
+    gscalars, gweight, gbias, k = _run(kernel, *given, part, *_given(shortcut), gamma)
+    # Linear in the sums over positions, so the ranks add up their rows instead.
+    k = all_sum(k) if together else k
     kernel = _kernel("norm_lif_backward", y, dyn, shortcut, channels_last)
     gy, *gshortcut = _run(kernel, *given, k, *_given(shortcut), gamma)
     return gweight, gbias, None, None, gscalars, gy, gshortcut[0] if gshortcut else None

@@ -10,26 +10,40 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from snnrepro.batch_norm import batch_moments, normalise
+
 
 class NormalisedCurrent:
     """``weight * (y - mean) * invstd + bias`` per channel, plus an optional shortcut.
 
     y: (T, B, C, H, W), or (1, B, C, H, W) for a current that is constant over the window. mean, var, weight, bias:
-    float32 (C,). batch_stats: mean and var are those of y itself, and gradients flow through them.
+    float32 (C,). batch_stats: mean and var are those of y itself, and gradients flow through them. share: where they
+    are those of the y of several ranks, the part of one value in their mean (0-d).
     """
 
     def __init__(
-        self, y: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, batch_stats: bool
+        self,
+        y: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        batch_stats: bool,
+        share: Tensor | None = None,
     ):
         self.y, self.mean, self.var, self.weight, self.bias = y, mean, var, weight, bias
-        self.eps, self.batch_stats = eps, batch_stats
+        self.eps, self.batch_stats, self.share = eps, batch_stats, share
         self.shortcut: Tensor | NormalisedCurrent | None = None
 
     def tensor(self) -> Tensor:
         """Returns the current as a tensor, differentiable like the fused kernel."""
         y = self.y.flatten(0, 1)
-        mean, var = (None, None) if self.batch_stats else (self.mean, self.var)
-        x = F.batch_norm(y, mean, var, self.weight, self.bias, self.batch_stats, 0.0, self.eps)
+        if self.share is not None:
+            x = normalise(y, *batch_moments(y)[:2], self.weight, self.bias, self.eps)
+        else:
+            mean, var = (None, None) if self.batch_stats else (self.mean, self.var)
+            x = F.batch_norm(y, mean, var, self.weight, self.bias, self.batch_stats, 0.0, self.eps)
         x = x.unflatten(0, self.y.shape[:2])
         if self.shortcut is None:
             return x
@@ -40,7 +54,8 @@ class NormalisedCurrent:
             return self.tensor() + shortcut
         if isinstance(shortcut, NormalisedCurrent) and shortcut.shortcut is not None:
             shortcut = shortcut.tensor()
-        total = NormalisedCurrent(self.y, self.mean, self.var, self.weight, self.bias, self.eps, self.batch_stats)
+        mean, var, weight, bias = self.mean, self.var, self.weight, self.bias
+        total = NormalisedCurrent(self.y, mean, var, weight, bias, self.eps, self.batch_stats, self.share)
         total.shortcut = shortcut
         return total
 

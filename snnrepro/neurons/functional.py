@@ -96,7 +96,7 @@ def _norm_lif(x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, 
     elif shortcut is not None:
         added = (canonical(shortcut), None, None, None, None)
     o, _, u_sum, active_count, _ = norm_ops.norm_lif(
-        canonical(x.y), *norm(x), *added, *scalars, x.eps, x.batch_stats, channels_last, *dyn, backend
+        canonical(x.y), *norm(x), *added, *scalars, x.share, x.eps, x.batch_stats, channels_last, *dyn, backend
     )
     size = x.y.shape[3:]
     o = o.unflatten(2, size).permute(0, 1, 4, 2, 3) if channels_last else o.unflatten(3, size)

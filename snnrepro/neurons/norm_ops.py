@@ -1,7 +1,8 @@
 """Batch norm, shortcut and LIF as one torch operator; the second half of ``ops.py``.
 
 ``norm_lif`` normalises with the statistics it is given. Where those came from this very batch
-(``batch_stats``), its backward also carries the gradient through them, as batch norm's does.
+(``batch_stats``), its backward also carries the gradient through them, as batch norm's does; where they came from
+the batches of several ranks, ``share`` is the part of one value in them, and the ranks add up what they contribute.
 """
 
 from typing import Any
@@ -14,15 +15,16 @@ from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake
 
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
     y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
-    scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[13:16], arguments[16:]
+    scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[14:17], arguments[17:]
     tensors = (y, (mean, var, weight, bias), shortcut, None if norm2[0] is None else tuple(norm2), *scalars)
     return provided("norm_lif", tensors, rules, eps, channels_last)
 
 
 def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, (batch_stats, channels_last), rules = arguments[:8], arguments[8:10], arguments[10:]
+    tensors, (share, batch_stats, channels_last), rules = arguments[:8], arguments[8:11], arguments[11:]
     y = tensors[1]
-    share = y.shape[3 if channels_last else 2] / y.numel() if batch_stats else 0.0
+    if share is None:
+        share = y.shape[3 if channels_last else 2] / y.numel() if batch_stats else 0.0
     found = provided("norm_lif_gradients", tensors, rules, share, channels_last)
     # An operator returns tensors only.
     return tuple(y.new_empty(0) if gradient is None else gradient for gradient in found)
@@ -31,15 +33,16 @@ def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
 def _context(ctx, inputs, output):
     y, _, _, _, _, shortcut, *norm2 = inputs[:10]
     ctx.flags = (shortcut is not None, norm2[0] is not None)
-    ctx.tail = inputs[14:]
+    ctx.tail = inputs[15:]
     *output, rows = output
     ctx.mark_non_differentiable(rows)
-    ctx.save_for_backward(y, statistics_context(ctx, output), rows, shortcut, *inputs[10:13])
+    ctx.save_for_backward(y, statistics_context(ctx, output), rows, shortcut, *inputs[10:14])
 
 
 def _gradient(ctx, go, *_):
     has_shortcut, has_norm2 = ctx.flags
-    none = (None,) * (1 + len(ctx.tail))
+    # Of share and eps, and of what is not a tensor.
+    none = (None,) * (2 + len(ctx.tail))
     if go is None:
         return (None,) * 13 + none
     found = norm_lif_gradients(go.contiguous(), *ctx.saved_tensors, *ctx.tail)
@@ -52,11 +55,11 @@ def _gradient(ctx, go, *_):
 _FORWARD = (
     "Tensor y, Tensor mean, Tensor var, Tensor weight, Tensor bias, Tensor? shortcut, Tensor? shortcut_mean, "
     "Tensor? shortcut_var, Tensor? shortcut_weight, Tensor? shortcut_bias, "
-    f"{SCALARS}, float eps, bool batch_stats, bool channels_last"
+    f"{SCALARS}, Tensor? share, float eps, bool batch_stats, bool channels_last"
 )
 _BACKWARD = (
     "Tensor go, Tensor y, Tensor spikes, Tensor rows, Tensor? shortcut, "
-    f"{SCALARS}, bool batch_stats, bool channels_last"
+    f"{SCALARS}, Tensor? share, bool batch_stats, bool channels_last"
 )
 norm_lif_op = define("norm_lif", _FORWARD, 5, _norm_lif)
 norm_lif_gradients_op = define("norm_lif_gradients", _BACKWARD, 7, _gradients)
@@ -66,7 +69,7 @@ norm_lif_gradients_op = define("norm_lif_gradients", _BACKWARD, 7, _gradients)
 def _(y, mean, *rest):
     *_, backend = rest
     rows = 7 if backend == "compiled" else 4 if rest[4] is None else 8
-    return *fake_forward(y, rest[14]), mean.new_empty(rows, len(mean))
+    return *fake_forward(y, rest[15]), mean.new_empty(rows, len(mean))
 
 
 @norm_lif_gradients_op.register_fake

@@ -17,6 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
+from snnrepro.collectives import all_sum
 from snnrepro.neurons.analytic import Norm, norm_rows, spikes_dtype, statistics_rows
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
@@ -160,22 +161,27 @@ def norm_lif_gradients(
     v_threshold: Tensor,
     leak: Tensor,
     dyn: Dynamics,
-    share: float,
+    share: float | Tensor,
     channels_last: bool,
 ) -> tuple[Tensor | None, ...]:
     """Returns the gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, and the shortcut.
 
-    share: as in ``statistics_rows``. None for the gradient of what is absent.
+    share: as in ``statistics_rows``; a tensor where ranks share the statistics. None for the gradient of what is absent.
     """
     norm, norm2 = rows[:4], rows[4:] if len(rows) > 4 else None
     rest: Any = (u_init, v_threshold, leak, dyn, channels_last)
     given = (shortcut, None if norm2 is None else norm2[:3])
     sums, gscalars = norm_lif_reduce(go, y, spikes, norm[:3], *given, *rest)
-    # Ranks that share statistics add up ``sums`` here.
-    table = torch.cat([norm[:3], statistics_rows(norm, sums[0], sums[1], share)])
+
+    def statistics(norm: Tensor, sum_gy: Tensor) -> Tensor:
+        rows = statistics_rows(norm, sums[0], sum_gy, share)
+        # Linear in the sums over positions, so ranks that share the statistics add up their rows instead.
+        return all_sum(rows) if isinstance(share, Tensor) else rows
+
+    table = torch.cat([norm[:3], statistics(norm, sums[1])])
     table2 = gweight2 = gbias2 = None
     if norm2 is not None:
-        table2 = torch.cat([norm2[:3], statistics_rows(norm2, sums[0], sums[2], share)])
+        table2 = torch.cat([norm2[:3], statistics(norm2, sums[2])])
         gweight2, gbias2 = sums[2] * norm2[3], sums[0].clone()
     gy, gshortcut = norm_lif_backward(go, y, spikes, table, shortcut, table2, *rest)
     return sums[1] * norm[3], sums[0].clone(), gweight2, gbias2, gscalars, gy, gshortcut
