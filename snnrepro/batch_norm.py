@@ -47,9 +47,7 @@ def move_running(
     running_var.lerp_((var * (count / (count - 1).clamp(min=1))).to(running_var.dtype), momentum)
 
 
-def normalise(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
+def normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Returns ``weight * (x - mean) / sqrt(var + eps) + bias`` per channel of ``x`` (N, C, H, W), in its dtype."""
 
     def per_channel(row: Tensor) -> Tensor:

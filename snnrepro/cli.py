@@ -7,12 +7,14 @@ from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from snnrepro.checks import nearest
 from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, parse, to_run_config
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, UserError, report
+from snnrepro.launch import launch, launched, silence_others
 from snnrepro.runs import read_record, run_path
 from snnrepro.sweep import expand, run_sweep
 
@@ -59,32 +61,39 @@ def _train(words: list[str]) -> int:
         sys.argv = ["train.py", *words]
         _hydra_main()
         return 0
+    if args.multirun and launched():
+        raise ConfigError(
+            "-m: a sweep starts the processes of its runs itself; without torchrun, add runtime.processes=N"
+        )
     if args.multirun:
         run_sweep(expand(overrides))
         return 0
     swept = [override.input_line for override in overrides if override.is_sweep_override()]
     if swept:
         raise ConfigError(f"{swept[0]}: several values make a sweep; add -m")
-    return train_one(compose_run(args.overrides))
+    return train_one(compose_run(args.overrides), args.overrides)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)
 def _hydra_main(tree: DictConfig) -> None:
     # One job of a sweep under another launcher.
     try:
-        code = train_one(to_run_config(tree))
+        code = train_one(to_run_config(tree), list(HydraConfig.get().overrides.task))
     except UserError as error:
         code = report(error)
     if code not in (0, DivergedError.exit_code):
         sys.exit(code)
 
 
-def train_one(run: RunConfig) -> int:
-    """Makes the run exist, prints its summary and returns the exit code."""
+def train_one(run: RunConfig, words: Sequence[str]) -> int:
+    """Makes the run exist, prints its summary and returns the exit code. words: the command line that names the run."""
+    silence_others()
     path = run_path(run)
     record = read_record(path)
     if record is None:
         # torch takes seconds to import, which reporting a finished run need not pay.
+        if run.runtime.processes > 1 and not launched():
+            return launch(words, run.runtime.processes)
         from snnrepro.train.loop import train
 
         record = train(run)

@@ -35,7 +35,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         gathered = x.new_empty(world_size(), *x.shape)
-        dist.all_gather_into_tensor(gathered, x.contiguous())
+        dist.all_gather(list(gathered), x.contiguous())
         return gathered
 
     @staticmethod

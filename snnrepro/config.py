@@ -240,6 +240,8 @@ class RuntimeConfig:
     workers: int
     threads: int | None
     checkpoint_minutes: float
+    processes: int
+    rank_timeout: float
 
     def __post_init__(self) -> None:
         one_of("runtime.device", self.device, DEVICES)
@@ -250,6 +252,8 @@ class RuntimeConfig:
         if self.threads is not None:
             in_range("runtime.threads", self.threads, 1, 1024)
         in_range("runtime.checkpoint_minutes", self.checkpoint_minutes, 0, open_low=True)
+        in_range("runtime.processes", self.processes, 1, 1024)
+        in_range("runtime.rank_timeout", self.rank_timeout, 0, open_low=True)
 
 
 @dataclass(slots=True)
@@ -267,12 +271,14 @@ class RunConfig:
     epochs: int
     timesteps: int
     batch_size: int
+    micro_batches: int
 
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**63 - 1)
         in_range("epochs", self.epochs, 1)
         in_range("timesteps", self.timesteps, 1, 1024)
         in_range("batch_size", self.batch_size, 1)
+        in_range("micro_batches", self.micro_batches, 1)
         if self.norm.alpha_v_threshold and self.neuron.learn_threshold:
             raise ConfigError(
                 "norm.alpha_v_threshold=true: the factor alpha * V_thr needs a fixed threshold; "

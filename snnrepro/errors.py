@@ -1,5 +1,6 @@
 """What can go wrong for a user, and the exit code each case ends with."""
 
+import os
 import sys
 
 
@@ -7,18 +8,22 @@ class UserError(Exception):
     """A problem the user can act on: printed as one line, without a traceback."""
 
     exit_code = 1
+    # Whether every rank of a run raises it, so that one needs to say so.
+    common = False
 
 
 class ConfigError(UserError):
     """An override or a configuration file is wrong."""
 
     exit_code = 2
+    common = True
 
 
 class DivergedError(UserError):
     """Loss, gradient or state became non-finite."""
 
     exit_code = 3
+    common = True
 
 
 class DataError(UserError):
@@ -33,6 +38,12 @@ class StorageError(UserError):
     exit_code = 5
 
 
+class RankError(UserError):
+    """Another process of the run ended or hangs."""
+
+    exit_code = 6
+
+
 class AbsorptionError(UserError):
     """A network contains what threshold absorption cannot make exact."""
 
@@ -41,9 +52,12 @@ class Stopped(UserError):
     """A signal ended the run after its state was saved; the same command resumes it."""
 
     exit_code = 75
+    common = True
 
 
 def report(error: UserError) -> int:
     """Prints the error as one line and returns the exit code."""
+    if error.common and os.environ.get("RANK", "0") != "0":
+        return error.exit_code
     print(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}", file=sys.stderr, flush=True)
     return error.exit_code

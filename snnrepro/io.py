@@ -47,6 +47,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise _storage_error("write", path, error) from None
 
 
+def keep_lines(path: Path, count: int) -> None:
+    """Shortens a text file, where there is one, to its first ``count`` lines. Raises StorageError."""
+    if path.exists():
+        lines = path.read_text().splitlines()[:count]
+        write_atomic(path, "".join(line + "\n" for line in lines))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as JSON, atomically. NaN is refused: it is not JSON, and never a result."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

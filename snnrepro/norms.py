@@ -62,7 +62,7 @@ class TdBN(nn.BatchNorm2d):
         if world_size() == 1:
             # In the dtype of the running statistics, also for bf16 input.
             return *torch.batch_norm_update_stats(y, *running, momentum), None
-        own = torch.batch_norm_update_stats(y, *map(torch.clone, running), 0.0)
+        own = torch.batch_norm_update_stats(y, running[0].clone(), running[1].clone(), 0.0)
         mean, var, count = moments_across_ranks(*own, y.numel() // y.shape[1])
         move_running(*running, mean, var, count, momentum)
         return mean, var, 1 / count

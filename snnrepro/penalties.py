@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from snnrepro.collectives import all_sum
 from snnrepro.neurons import LIF, spiking_layers
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.reference import lif_reference
@@ -89,7 +90,10 @@ class FiringRate:
 
     def value(self, measured: list) -> Tensor:
         """Returns the rate in [0, 1], 0-d."""
-        return torch.stack([spikes for spikes, _ in measured]).sum() / sum(count for _, count in measured)
+        spikes = torch.stack([spikes for spikes, _ in measured]).sum()
+        # Of all ranks: a squared distance from the target cannot be taken rank by rank.
+        spikes, count = all_sum(torch.stack([spikes, spikes.new_tensor(sum(count for _, count in measured))]))
+        return spikes / count
 
     def cost(self, value: Tensor, progress: float) -> Tensor:
         """Returns the weighted rate, or the weighted squared distance from the target."""

@@ -22,7 +22,7 @@ NUMERICS = 2
 
 # Where and how, not what: these do not change a result, so they do not make another run.
 _NOT_IDENTITY = {
-    "runtime": ("output_dir", "workers", "threads", "checkpoint_minutes"),
+    "runtime": ("output_dir", "workers", "threads", "checkpoint_minutes", "processes", "rank_timeout"),
     "dataset": ("root", "download"),
 }
 

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from snnrepro import __version__
+from snnrepro.collectives import world_size
 from snnrepro.config import RuntimeConfig
-from snnrepro.errors import ConfigError, UserError
+from snnrepro.errors import ConfigError
 from snnrepro.neurons.kernel_cache import compiler
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,20 +66,25 @@ def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Mod
 
 def set_up(runtime: RuntimeConfig, seed: int) -> torch.device:
     """Seeds everything, sets threads and determinism, and returns the device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("torchrun: training over several processes is not part of this version; start one process")
     device = resolve_device(runtime.device)
-    torch.set_num_threads(runtime.threads or len(os.sched_getaffinity(0)))
+    # The ranks on one machine share its cores.
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(runtime.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here))
     # cuBLAS reads this when it is first used; without it the deterministic switch below would refuse matmuls.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
     # Every tensor here is written before it is read; filling each one first would cost 4 % of a small step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not runtime.deterministic
+    seed_all(seed)
+    return device
+
+
+def seed_all(seed: int) -> None:
+    """Seeds all random generators."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - what other libraries draw from
     random.seed(seed)
-    return device
 
 
 def rng_state() -> dict[str, Any]:
@@ -117,6 +123,7 @@ def provenance(runtime: RuntimeConfig, device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
         "backend": resolve_backend(runtime.backend, runtime.device),
         "precision": runtime.precision,

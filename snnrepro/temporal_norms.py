@@ -98,15 +98,16 @@ class BNTT(_TemporalNorm):
 
 
 def cumulative_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns (mean, biased variance), each (T, C), and count (T, 1): row t over the steps 1..t of ``x``, and B, H, W.
+    """Returns (mean, biased variance), each (T, C), and count (T, 1): row t over the steps 1..t, and B, H, W.
 
-    x: (T, B, C, H, W), joined along B over ranks. One pass over x, then sums over steps of per-step moments. The variance is the mean of those within the steps plus
-    that between their means, so nothing cancels where a mean is large. Differentiable.
+    x: (T, B, C, H, W), joined along B over ranks. One pass over x, then sums over steps of per-step moments. The
+    variance is the mean of those within the steps plus that between their means, so nothing cancels where a mean is
+    large. Differentiable.
     """
     steps = x.shape[0]
     var, mean = torch.var_mean(x, (1, 3, 4), correction=0)
     per_step = x[0].numel() // x.shape[2]
-    count = torch.arange(1, steps + 1, device=x.device)[:, None] * per_step
+    count = torch.arange(1, steps + 1, dtype=mean.dtype, device=x.device)[:, None] * per_step
     if world_size() > 1:
         mean, var, together = moments_across_ranks(mean, var, per_step)
         count = count * (together / per_step)

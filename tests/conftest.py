@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,15 +39,16 @@ def tiny(tmp_path: Path) -> list[str]:
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs ``python -m snnrepro WORDS`` in an empty folder, as a user would."""
 
-    def call(*words: str, timeout: float = 120) -> subprocess.CompletedProcess:
-        return subprocess.run(command(*words), capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=env())
+    def call(*words: str, timeout: float = 120, through: Sequence[str] = ()) -> subprocess.CompletedProcess:
+        line = command(*words, through=through)
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=env())
 
     return call
 
 
-def command(*words: str) -> list[str]:
-    """Returns the command line of a child process."""
-    return [sys.executable, "-m", "snnrepro", *words]
+def command(*words: str, through: Sequence[str] = ()) -> list[str]:
+    """Returns the command line of a child process, started by the words ``through`` where given."""
+    return [sys.executable, *through, "-m", "snnrepro", *words]
 
 
 def env() -> dict[str, str]:

@@ -16,11 +16,13 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 class EpochOrder:
     """Batch sampler that yields lists of (epoch, index): shuffled per epoch, or in order where seed is None.
 
-    Iterating serves epoch ``epoch`` from batch ``first_batch`` on; both are read when the iteration starts.
+    Iterating serves epoch ``epoch`` from batch ``first_batch`` on; both are read when the iteration starts. Of several
+    ranks each serves its own stretch of every batch: which samples a batch holds does not depend on their number.
     """
 
-    def __init__(self, size: int, *, seed: int | None, batch_size: int):
+    def __init__(self, size: int, *, seed: int | None, batch_size: int, rank: int = 0, ranks: int = 1):
         self.size, self.seed, self.batch_size = size, seed, batch_size
+        self.rank, self.ranks = rank, ranks
         self.epoch = 0
         self.first_batch = 0
 
@@ -28,8 +30,16 @@ class EpochOrder:
         """Returns the batches of a whole epoch; the last one may be smaller."""
         return math.ceil(self.size / self.batch_size)
 
+    def batch_len(self, batch: int) -> int:
+        """Returns the samples in a batch of the epoch, those of all ranks together."""
+        return min(self.batch_size, self.size - batch * self.batch_size)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, first = self.epoch, self.first_batch
         order = np.arange(self.size) if self.seed is None else permutation(self.size, self.seed, epoch)
-        for start in range(first * self.batch_size, self.size, self.batch_size):
-            yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
+        for batch in range(first, len(self)):
+            start, count = batch * self.batch_size, self.batch_len(batch)
+            low, high = (start + count * r // self.ranks for r in (self.rank, self.rank + 1))
+            # A rank may have no part in a small batch; nothing is padded.
+            if low < high:
+                yield [(epoch, index) for index in order[low:high].tolist()]

@@ -72,11 +72,11 @@ def norm_lif_gradients(
     gamma = _number(dyn.gamma)
     given = (go, y, spikes, rows)
     kernel = _kernel("norm_lif_reduce", y, dyn, shortcut, channels_last)
-    together = isinstance(share, Tensor)
-    part = share if together else _number(share)
+    part = share if isinstance(share, Tensor) else _number(share)
     gscalars, gweight, gbias, k = _run(kernel, *given, part, *_given(shortcut), gamma)
-    # Linear in the sums over positions, so the ranks add up their rows instead.
-    k = all_sum(k) if together else k
+    if isinstance(share, Tensor):
+        # Linear in the sums over positions, so the ranks add up their rows instead.
+        k = all_sum(k)
     kernel = _kernel("norm_lif_backward", y, dyn, shortcut, channels_last)
     gy, *gshortcut = _run(kernel, *given, k, *_given(shortcut), gamma)
     return gweight, gbias, None, None, gscalars, gy, gshortcut[0] if gshortcut else None

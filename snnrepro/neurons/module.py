@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from snnrepro.neurons import mp_init
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.functional import lif
-from snnrepro.neurons.mp_init import running_mean
 from snnrepro.neurons.ops import snapshot
 from snnrepro.neurons.reference import LIFResult
 from snnrepro.neurons.reparam import inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
@@ -93,9 +93,7 @@ class LIF(nn.Module):
     def move_u_init(self, result: LIFResult) -> None:
         """Moves ``u_init`` by what a window left behind, in training mode with gradients enabled (Algorithm 1)."""
         if self.mp_init and self.training and torch.is_grad_enabled():
-            with torch.no_grad():
-                mean = running_mean(self.u_init, result.u_sum, result.active_count, self.beta)
-                self.u_init.copy_(mean)
+            mp_init.move(self, result.u_sum, result.active_count)
 
     def extra_repr(self) -> str:
         return (

@@ -166,7 +166,8 @@ def norm_lif_gradients(
 ) -> tuple[Tensor | None, ...]:
     """Returns the gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, and the shortcut.
 
-    share: as in ``statistics_rows``; a tensor where ranks share the statistics. None for the gradient of what is absent.
+    share: as in ``statistics_rows``; a tensor where ranks share the statistics. None for the gradient of what is
+    absent.
     """
     norm, norm2 = rows[:4], rows[4:] if len(rows) > 4 else None
     rest: Any = (u_init, v_threshold, leak, dyn, channels_last)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrepro.collectives import all_sum, rank, world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.data import EpochOrder, ImageSet, loader
 from snnrepro.losses import Loss
@@ -14,46 +15,48 @@ from snnrepro.runtime import autocast
 
 
 class SpikeCounter:
-    """Counts spikes per layer and step through forward hooks, while entered."""
+    """Counts spikes per layer and step through forward hooks, while entered; leaving adds up the ranks' counts."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, timesteps: int, device: torch.device):
         self.layers = dict(spiking_layers(model))
-        self.spikes: dict[str, Tensor] = {}
-        self.neurons: dict[str, int] = {}
+        # Per layer: spikes at every step, then neurons.
+        self.counts = {name: torch.zeros(timesteps + 1, dtype=torch.int64, device=device) for name in self.layers}
 
     def __enter__(self) -> "SpikeCounter":
         self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self.layers.items()]
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        if error is None and self.counts:
+            total = all_sum(torch.stack(list(self.counts.values())))
+            self.counts = dict(zip(self.counts, total, strict=True))
 
     def _hook(self, name: str) -> Callable:
         def count(_layer: nn.Module, _inputs: tuple, o: Tensor) -> None:
             # o is S or V*S with V > 0: a neuron spiked where it is above 0.
-            spikes = (o.detach() > 0).flatten(1).sum(1)
-            self.spikes[name] = self.spikes.get(name, torch.zeros_like(spikes)) + spikes
-            self.neurons[name] = self.neurons.get(name, 0) + o[0].numel()
+            self.counts[name][:-1] += (o.detach() > 0).flatten(1).sum(1)
+            self.counts[name][-1] += o[0].numel()
 
         return count
 
     def rates(self) -> dict[str, list[float]]:
         """Returns per layer the share of all neurons that spiked at each step."""
-        return {name: (spikes / self.neurons[name]).tolist() for name, spikes in self.spikes.items()}
+        return {name: (count[:-1] / count[-1]).tolist() for name, count in self.counts.items()}
 
     def mean_rates(self) -> dict[str, float]:
         """Returns the rate of the whole network over all steps: every neuron counted alike, and every layer.
 
         Empty for a network without LIF layers, such as an absorbed one.
         """
-        if not self.spikes:
+        if not self.counts:
             return {}
-        spikes = {name: steps.double().mean().item() for name, steps in self.spikes.items()}
-        by_layer = [count / self.neurons[name] for name, count in spikes.items()]
+        counts = torch.stack(list(self.counts.values())).double()
+        spikes, neurons = counts[:, :-1].mean(1), counts[:, -1]
         return {
-            "by_neuron": sum(spikes.values()) / sum(self.neurons.values()),
-            "by_layer": sum(by_layer) / len(by_layer),
+            "by_neuron": (spikes.sum() / neurons.sum()).item(),
+            "by_layer": (spikes / neurons).mean().item(),
         }
 
 
@@ -71,15 +74,16 @@ def evaluate(
 
     The prediction after t steps is what the loss's readout makes of steps 1..t; one pass serves all t, because the
     networks are causal in time. ``firing_rate`` is per layer and step, ``firing_rate_mean`` one number by neuron and
-    one by layer.
+    one by layer. Ranks share the samples, and each gets the result of all.
     """
     model.eval()
     correct = torch.zeros(timesteps, dtype=torch.int64, device=device)
     top5 = torch.zeros((), dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    order = EpochOrder(len(dataset), seed=None, batch_size=runtime.eval_batch_size)
+    batch_size = runtime.eval_batch_size * world_size()
+    order = EpochOrder(len(dataset), seed=None, batch_size=batch_size, rank=rank(), ranks=world_size())
     batches = loader(dataset, order, workers=runtime.workers, pin_memory=device.type == "cuda")
-    with SpikeCounter(model) as counter:
+    with SpikeCounter(model, timesteps, device) as counter:
         for images, labels in batches:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             x = to_input(dataset, images, runtime.channels_last)
@@ -90,6 +94,7 @@ def evaluate(
             correct += (scores.argmax(-1) == labels).sum(1)
             best5 = scores[-1].topk(min(5, logits.shape[-1])).indices
             top5 += (best5 == labels[:, None]).any(1).sum()
+    correct, top5, loss_sum = all_sum(correct), all_sum(top5), all_sum(loss_sum)
     percent = 100 / len(dataset)
     per_timestep = [count * percent for count in correct.tolist()]
     return {

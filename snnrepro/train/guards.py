@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import nn
 
+from snnrepro.data import EpochOrder
+from snnrepro.errors import ConfigError
 from snnrepro.neurons import spiking_layers
 
 
@@ -43,6 +45,23 @@ def learned_scalars(model: nn.Module) -> dict[str, dict[str, float]]:
             }
             for name, layer in spiking_layers(model)
         }
+
+
+def require_parts(order: EpochOrder, micro_batches: int) -> None:
+    """Raises ConfigError unless every batch of an epoch has a sample for each part on each rank."""
+    smallest = order.batch_len(len(order) - 1)
+    if smallest < order.ranks * micro_batches:
+        raise ConfigError(
+            f"batch_size={order.batch_size}: the last batch has {smallest} samples, too few for {order.ranks} "
+            f"processes with micro_batches={micro_batches}; choose another batch_size"
+        )
+
+
+def non_finite(model: nn.Module, loss: torch.Tensor) -> str:
+    """Returns in words what is not finite after a backward pass, and what the nearest spiking layer has learned."""
+    tensor, layer = where_not_finite(model, loss)
+    text = ", ".join(f"{name}={value:.4g}" for name, value in learned_scalars(model)[layer].items())
+    return f"{tensor} is not finite; nearest spiking layer {layer}: {text}"
 
 
 def where_not_finite(model: nn.Module, loss: torch.Tensor) -> tuple[str, str]:

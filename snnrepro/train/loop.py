@@ -2,26 +2,29 @@
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snnrepro import io, tracking
+from snnrepro import distributed, io, tracking
 from snnrepro.build import build_dataset, build_loss, build_model, build_penalties
+from snnrepro.collectives import all_sum, any_rank, rank, world_size
 from snnrepro.compose import to_plain, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder, loader
 from snnrepro.errors import DataError, DivergedError, Stopped
+from snnrepro.neurons.mp_init import one_update
 from snnrepro.runs import RunLock, read_record, run_id, run_path
-from snnrepro.runtime import autocast, place, provenance, restore_rng, rng_state, set_up
+from snnrepro.runtime import autocast, place, provenance, restore_rng, rng_state, seed_all, set_up
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
-from snnrepro.train.guards import StopRequest, learned_scalars, where_not_finite
+from snnrepro.train.guards import StopRequest, learned_scalars, non_finite, require_parts
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
-from snnrepro.train.record import describe, finite_or_none, timing_of
+from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
 
 # fp16 skips a step whose gradient overflows and lowers its scale; this many in a row mean it cannot recover.
 MAX_SKIPPED_STEPS = 20
@@ -34,8 +37,8 @@ def train(run: RunConfig) -> dict[str, Any]:
     whose numbers become non-finite ends with the record's status ``diverged``.
     """
     path = run_path(run)
-    with RunLock(path):
-        record = read_record(path)
+    with distributed.process_group(run.runtime), distributed.entered_on_main(RunLock(path)):
+        record = distributed.from_main(lambda: read_record(path))
         return record if record is not None else Trainer(run, path).fit()
 
 
@@ -45,16 +48,22 @@ class Trainer:
     def __init__(self, run: RunConfig, path: Path):
         self.run, self.path, self.id = run, path, run_id(run)
         self.device = set_up(run.runtime, run.seed)
-        self.data = build_dataset(run)
+        self.data = distributed.main_first(lambda: build_dataset(run))
         model = build_model(run, in_shape=self.data.in_shape, num_classes=self.data.num_classes)
         self.model = place(model, self.device, run.runtime.channels_last)
+        self.network = distributed.data_parallel(self.model, self.device)
         self.provenance = provenance(run.runtime, self.device)
         self.parameters = list(self.model.parameters())
         self.loss_fn, self.penalties = build_loss(run), build_penalties(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=run.runtime.precision == "fp16")
         self.checkpoints = Checkpoints(path / "checkpoints")
-        self.order = EpochOrder(len(self.data.train), seed=run.seed, batch_size=run.batch_size)
+        of_rank = {"batch_size": run.batch_size, "rank": rank(), "ranks": world_size()}
+        self.order = EpochOrder(len(self.data.train), seed=run.seed, **of_rank)
+        require_parts(self.order, run.micro_batches)
+        if rank() > 0:
+            # Equal weights above, but dropout of its own from here on.
+            seed_all(run.seed + rank())
         # Where the run stands: all of this is in every checkpoint.
         self.epoch = self.batch = self.step = self.skipped = 0
         self.totals = {"loss": 0.0, "correct": 0, "seen": 0}
@@ -65,17 +74,22 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Trains to the end and returns the record."""
         self.resume()
-        self.announce()
-        io.write_atomic(self.path / "config.yaml", to_yaml(self.run))
-        tracker = tracking.start(self.run, self.path, self.id)
+        announce(self.run, self.path, self.data, self.optimizer, self.provenance)
+        if self.step:
+            print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
+        if rank() == 0:
+            io.write_atomic(self.path / "config.yaml", to_yaml(self.run))
+        tracker = tracking.start(self.run, self.path, self.id) if rank() == 0 else tracking.NoTracker()
         with StopRequest() as stop:
             try:
                 while self.epoch < self.run.epochs:
                     try:
                         self.train_epoch(stop)
                     except DataError:
-                        # A signal to the whole process group ends the loader's processes too.
-                        self.stop_if_asked(stop)
+                        # A signal to the whole process group ends the loader's processes too. Other ranks may
+                        # not have noticed, and cannot be asked.
+                        if world_size() == 1:
+                            self.stop_if_asked(stop)
                         raise
                     tracker.log(self.finish_epoch())
                     self.stop_if_asked(stop)
@@ -100,19 +114,21 @@ class Trainer:
         progress = Progress(self.epoch, run.epochs, len(self.order), self.batch)
         saved = started = time.perf_counter()
         for waited, (images, labels) in timed(batches):
+            distributed.beat(run.runtime)
             loss, correct, measured = self.train_step(images, labels)
+            seen = self.order.batch_len(self.batch)
             self.step += 1
             self.batch += 1
-            self.totals["loss"] += loss * len(labels)
+            self.totals["loss"] += loss * seen
             self.totals["correct"] += correct
-            self.totals["seen"] += len(labels)
+            self.totals["seen"] += seen
             for name, value in measured.items():
-                self.totals[name] = self.totals.get(name, 0.0) + value * len(labels)
+                self.totals[name] = self.totals.get(name, 0.0) + value * seen
             now = time.perf_counter()
             self.timing["train_seconds"] += now - started
             self.timing["wait_seconds"] += waited
-            self.timing["images"] += len(labels)
-            progress.update(loss, 100 * self.totals["correct"] / self.totals["seen"], len(labels) / (now - started))
+            self.timing["images"] += seen
+            progress.update(loss, 100 * self.totals["correct"] / self.totals["seen"], seen / (now - started))
             started = now
             if self.batch < len(self.order):
                 self.stop_if_asked(stop)
@@ -122,32 +138,49 @@ class Trainer:
         progress.close()
 
     def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int, dict[str, float]]:
-        """Returns (loss, number of correct predictions, what the penalties measured) of one batch, after the update.
+        """Returns (loss, correct predictions, what the penalties measured) of a batch of all ranks, after the update.
 
         Raises DivergedError before the update when the loss or the gradient is not finite.
         """
+        run, parts = self.run, self.run.micro_batches
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
-        x = to_input(self.data.train, images, self.run.runtime.channels_last)
-        with autocast(self.run.runtime.precision, self.device), self.penalties.observing(self.model) as seen:
-            logits = self.model(x, self.run.timesteps).float()
-        progress = (self.epoch + 1) / self.run.epochs
-        loss, measured = self.penalties.added_to(self.loss_fn(logits, labels), seen, progress)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        # Alone and in one part, every layer may move its running mean at once.
+        with nullcontext() if parts == world_size() == 1 else one_update():
+            sums = torch.zeros(())
+            for part, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
+                with nullcontext() if part == parts - 1 else distributed.without_sync(self.network):
+                    loss, numbers, names = self.forward_backward(x, y)
+                sums = sums + numbers
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        correct = (self.loss_fn.readout(logits.detach())[-1].argmax(-1) == labels).sum()
         # One transfer for all that the host needs to know about the step.
-        numbers = torch.stack([loss.detach(), norm, correct, *measured.values()]).tolist()
-        loss_value, norm_value, correct_value, *values = numbers
+        norm_value, loss_value, correct, *values = torch.cat([norm[None], all_sum(sums)]).tolist()
         self.check_finite(loss, loss_value, norm_value)
-        if self.run.optimizer.clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.run.optimizer.clip_grad, norm)
+        if run.optimizer.clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, run.optimizer.clip_grad, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss_value, int(correct_value), dict(zip(measured, values, strict=True))
+        return loss_value, round(correct), dict(zip(names, values, strict=True))
+
+    def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        """Adds the gradients of a part of the batch. Returns (its loss, its share of the step's numbers, their names).
+
+        The loss of a step is the mean over the samples of all parts and ranks, so each counts by its samples.
+        """
+        share = len(labels) / self.order.batch_len(self.batch)
+        x = to_input(self.data.train, images, self.run.runtime.channels_last)
+        with autocast(self.run.runtime.precision, self.device), self.penalties.observing(self.model) as seen:
+            logits = self.network(x, self.run.timesteps).float()
+        progress = (self.epoch + 1) / self.run.epochs
+        loss, measured = self.penalties.added_to(self.loss_fn(logits, labels), seen, progress)
+        # DDP takes the mean over ranks where the sum is meant.
+        self.scaler.scale(loss * (share * world_size())).backward()
+        correct = (self.loss_fn.readout(logits.detach())[-1].argmax(-1) == labels).sum()
+        numbers = torch.stack([loss.detach() * share, correct, *(value * share for value in measured.values())])
+        return loss, numbers, list(measured)
 
     def check_finite(self, loss: Tensor, loss_value: float, norm_value: float) -> None:
         """Raises DivergedError unless both are finite; fp16 may skip a few steps whose gradient overflows."""
@@ -157,13 +190,7 @@ class Trainer:
         self.skipped += 1
         if _finite(loss_value) and self.scaler.is_enabled() and self.skipped < MAX_SKIPPED_STEPS:
             return
-        tensor, layer = where_not_finite(self.model, loss)
-        values = learned_scalars(self.model)[layer]
-        text = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
-        raise DivergedError(
-            f"epoch {self.epoch + 1}, step {self.step + 1}: {tensor} is not finite; "
-            f"nearest spiking layer {layer}: {text}"
-        )
+        raise DivergedError(f"epoch {self.epoch + 1}, step {self.step + 1}: {non_finite(self.model, loss)}")
 
     def finish_epoch(self) -> dict[str, Any]:
         """Evaluates, writes the epoch's line and checkpoint, and returns the line."""
@@ -195,30 +222,22 @@ class Trainer:
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}
         self.epoch, self.batch = self.epoch + 1, 0
         self.totals = {"loss": 0.0, "correct": 0, "seen": 0}
-        io.append_line(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False))
+        if rank() == 0:
+            io.append_line(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False))
         self.save()
-        print(
-            f"epoch {self.epoch}/{run.epochs}: loss {line['train_loss']:.4f}, train top-1 {line['train_top1']:.2f} %, "
-            f"test loss {line['loss']:.4f}, test top-1 {line['top1']:.2f} %, {self.pace()}",
-            flush=True,
-        )
+        print(epoch_line(line, run.epochs, self.timing, len(self.data.train)), flush=True)
         return line
 
-    def pace(self) -> str:
-        """Returns images per second and the training time left, as text."""
-        per_image = self.timing["train_seconds"] / self.timing["images"]
-        left = (self.run.epochs - self.epoch) * len(self.data.train) * per_image
-        return f"{1 / per_image:.0f} images/s, {left:.0f} s left"
-
     def stop_if_asked(self, stop: StopRequest) -> None:
-        """Saves and raises Stopped after a signal, unless the run is over anyway."""
-        if not stop.signal or self.epoch == self.run.epochs:
+        """Saves and raises Stopped after a signal to any rank, unless the run is over anyway."""
+        if self.epoch == self.run.epochs or not any_rank(bool(stop.signal)):
             return
         if self.batch:
             self.save()
+        by = stop.signal or "a signal to another rank"
         raise Stopped(
-            f"stopped by {stop.signal} after step {self.step} (epoch {self.epoch + 1}, batch {self.batch}), "
-            "state saved; the same command resumes"
+            f"stopped by {by} after step {self.step} (epoch {self.epoch + 1}, batch {self.batch}), state saved; "
+            "the same command resumes"
         )
 
     def save(self) -> None:
@@ -228,7 +247,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": rng_state(),
+            "rng": distributed.gather(rng_state()),
             "epoch": self.epoch,
             "batch": self.batch,
             "step": self.step,
@@ -238,40 +257,26 @@ class Trainer:
             "final": self.final,
             "timing": self.timing,
         }
-        self.checkpoints.save(self.step, state, self.best["step"] if self.best else None)
+        best = self.best["step"] if self.best else None
+        distributed.from_main(lambda: self.checkpoints.save(self.step, state, best))
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, where there is one."""
-        state = self.checkpoints.newest()
+        state = distributed.from_main(self.checkpoints.newest)
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            restore_rng(state["rng"])
+            if len(state["rng"]) == world_size():
+                restore_rng(state["rng"][rank()])
+            else:
+                print(f"{len(state['rng'])} processes before, {world_size()} now: dropout is drawn anew")
+                seed_all(self.run.seed + state["step"] * world_size() + rank())
             for name in ("epoch", "batch", "step", "skipped", "totals", "best", "final", "timing"):
                 setattr(self, name, state[name])
         # Lines behind the checkpoint will be written again, the same.
-        metrics = self.path / "metrics.jsonl"
-        if metrics.exists():
-            lines = metrics.read_text().splitlines()[: self.epoch]
-            io.write_atomic(metrics, "".join(line + "\n" for line in lines))
-
-    def announce(self) -> None:
-        """Says what is about to run."""
-        data, run = self.data, self.run
-        facts = self.provenance
-        groups = ", ".join(
-            f"{g['name']} {sum(p.numel() for p in g['params'])} (decay {g['weight_decay']:g})"
-            for g in self.optimizer.param_groups
-        )
-        print(f"run {self.id} in {self.path}")
-        print(f"data {data.name}: {data.split}, digest {data.digest[:12]}")
-        if data.embedded:
-            print("embedded data: the numbers of this run are not numbers of the paper")
-        print(f"model {run.model.name}: parameters {groups}")
-        print(f"on {facts['device']}, {facts['threads']} threads, {facts['precision']}, LIF backend {facts['backend']}")
-        if self.step:
-            print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
+        if rank() == 0:
+            io.keep_lines(self.path / "metrics.jsonl", self.epoch)
 
     def write_record(self, status: str, diverged: dict[str, Any] | None = None) -> dict[str, Any]:
         """Writes and returns the run's record; its presence is what makes the run finished."""
@@ -288,7 +293,8 @@ class Trainer:
         }
         if diverged is not None:
             record["diverged"] = diverged
-        io.write_json(self.path / "record.json", record)
+        if rank() == 0:
+            io.write_json(self.path / "record.json", record)
         return record
 
 

@@ -4,6 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from snnrepro.config import RunConfig
 from snnrepro.data import Data
 
 
@@ -19,12 +22,42 @@ def describe(data: Data) -> dict[str, Any]:
     }
 
 
+def announce(
+    run: RunConfig, path: Path, data: Data, optimizer: torch.optim.Optimizer, provenance: dict[str, Any]
+) -> None:
+    """Prints what is about to run."""
+    groups = ", ".join(
+        f"{g['name']} {sum(p.numel() for p in g['params'])} (decay {g['weight_decay']:g})"
+        for g in optimizer.param_groups
+    )
+    ranks = f", {provenance['processes']} processes" if provenance["processes"] > 1 else ""
+    print(f"run {path.name} in {path}")
+    print(f"data {data.name}: {data.split}, digest {data.digest[:12]}")
+    if data.embedded:
+        print("embedded data: the numbers of this run are not numbers of the paper")
+    print(f"model {run.model.name}: parameters {groups}")
+    print(
+        f"on {provenance['device']}{ranks}, {provenance['threads']} threads, {provenance['precision']}, "
+        f"LIF backend {provenance['backend']}"
+    )
+
+
 def finite_or_none(learned: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
     """Returns the scalars of every layer, None where a diverged run left no number."""
     return {
         layer: {name: value if math.isfinite(value) else None for name, value in values.items()}
         for layer, values in learned.items()
     }
+
+
+def epoch_line(line: dict[str, Any], epochs: int, timing: dict[str, float], images: int) -> str:
+    """Returns an epoch's results as text, with images per second and the training time left."""
+    per_image = timing["train_seconds"] / timing["images"]
+    return (
+        f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}, train top-1 {line['train_top1']:.2f} %, "
+        f"test loss {line['loss']:.4f}, test top-1 {line['top1']:.2f} %, {1 / per_image:.0f} images/s, "
+        f"{(epochs - line['epoch']) * images * per_image:.0f} s left"
+    )
 
 
 def timing_of(timing: dict[str, float]) -> dict[str, float]:

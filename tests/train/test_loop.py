@@ -179,7 +179,10 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny, tmp_pat
 
 
 def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
-    """A key that no code reads would be a dead option. The logger's are read by the W&B mirror, see its tests."""
+    """A key that no code reads would be a dead option.
+
+    The logger's are read by the W&B mirror, and those of several processes by what starts them: see their tests.
+    """
     schemas = [v for v in vars(config).values() if isinstance(v, type) and hasattr(v, "__dataclass_fields__")]
     cnn = ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null", "optimizer=adamw", "norm=tab"]
     every_loss = [compose_run([*tiny, f"loss={name}"]) for name in ("tet", "rmp", "mps")]
@@ -201,7 +204,9 @@ def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
         Trainer(run, tmp_path / str(number)).fit()
     unread = {f"{schema.__name__}.{field}" for schema in schemas for field in schema.__dataclass_fields__} - read
     assert {name for name in unread if not name.startswith(("LoggerConfig.", "ModelConfig.name"))} == {
-        "RuntimeConfig.output_dir"
+        "RuntimeConfig.output_dir",
+        "RuntimeConfig.processes",
+        "RuntimeConfig.rank_timeout",
     }
 
 
@@ -209,9 +214,3 @@ def test_where_not_finite_on_a_healthy_model_blames_the_norm_alone(tiny):
     t = trainer(tiny)
     one_step(t)
     assert guards.where_not_finite(t.model, torch.tensor(1.0)) == ("gradient norm", "sn1")
-
-
-def test_torchrun_is_refused_clearly(tiny, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="torchrun"):
-        trainer(tiny)

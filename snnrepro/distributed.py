@@ -1,0 +1,159 @@
+"""Several processes training one run (ranks), on torch's own engine: torchrun starts them, DDP averages gradients.
+
+Every rank runs the same program on its part of each batch. Rank 0 alone prints and writes; what it reads, and what
+goes wrong while it does, it passes on. ``collectives.py`` has what ranks exchange inside a step.
+"""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from snnrepro.collectives import rank, world_size
+from snnrepro.config import RuntimeConfig
+from snnrepro.errors import ConfigError, RankError, UserError
+from snnrepro.launch import launched
+
+T = TypeVar("T")
+
+# How long the ranks that are left wait for each other's report before they name the one that is missing.
+_REPORT_SECONDS = 5.0
+
+
+@contextmanager
+def process_group(runtime: RuntimeConfig) -> Iterator[None]:
+    """Joins the other ranks while entered; does nothing in a lone process.
+
+    Raises ConfigError when the launcher's numbers contradict the configuration, RankError naming the ranks that do
+    not come within ``runtime.rank_timeout`` seconds, or that are lost later.
+    """
+    if not launched():
+        yield
+        return
+    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if runtime.processes not in (1, local):
+        raise ConfigError(
+            f"runtime.processes={runtime.processes}: torchrun started {local} on this machine; leave it out"
+        )
+    cuda = runtime.device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        if local > torch.cuda.device_count():
+            raise ConfigError(f"torchrun: {local} processes on {torch.cuda.device_count()} GPUs; start one for each")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    _end_with_parent()
+    timeout = timedelta(seconds=runtime.rank_timeout)
+    # The rendezvous store outlives every rank: those that are left can still talk when one is gone.
+    store, number, _ = next(dist.rendezvous("env://", timeout=timeout))
+    with _naming_lost_ranks(store, number, world):
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    # Where torchrun is killed, Linux sends its workers SIGTERM: they save and stop, and leave no orphans.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+@contextmanager
+def _naming_lost_ranks(store: Any, number: int, world: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL's errors have a class of their own, gloo's are plain RuntimeErrors.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        store.set(f"reported/{number}", "")
+        deadline = time.monotonic() + _REPORT_SECONDS
+        missing = [r for r in range(world) if not store.check([f"reported/{r}"])]
+        while missing and time.monotonic() < deadline:
+            time.sleep(0.1)
+            missing = [r for r in missing if not store.check([f"reported/{r}"])]
+        names = ", ".join(str(r) for r in missing) or "unknown"
+        reason = str(error).strip().splitlines()[0]
+        raise RankError(
+            f"rank {number}: lost rank {names} (ended, or hangs): {reason}; the same command resumes"
+        ) from error
+
+
+def beat(runtime: RuntimeConfig) -> None:
+    """Says that this rank lives. One that says nothing for ``runtime.rank_timeout`` prints its stacks and ends."""
+    if world_size() > 1:
+        faulthandler.dump_traceback_later(runtime.rank_timeout + _REPORT_SECONDS / 2, exit=True)
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """Returns what ``function`` returns on rank 0, where alone it runs; its UserError is raised on every rank."""
+    if world_size() == 1:
+        return function()
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = function()
+        except UserError as error:
+            error.common = True
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+@contextmanager
+def entered_on_main(context: AbstractContextManager) -> Iterator[None]:
+    """Enters ``context`` on rank 0 alone; a UserError from entering is raised on every rank."""
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        from_main(enter)
+        yield
+
+
+def main_first(function: Callable[[], T]) -> T:
+    """Returns ``function()`` of this rank; rank 0 runs before the others, so that one downloads and all find."""
+    result: list[T] = []
+    from_main(lambda: result.append(function()))
+    return result[0] if result else function()
+
+
+def gather(value: Any) -> list[Any]:
+    """Returns the values of all ranks, on every rank."""
+    values = [None] * world_size()
+    if world_size() == 1:
+        return [value]
+    dist.all_gather_object(values, value)
+    return values
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """Returns what to call instead of ``model`` so that its gradients become the mean over ranks; alone, ``model``.
+
+    Buffers are left alone: what moves in them moves by statistics of all ranks, alike everywhere.
+    """
+    if world_size() == 1:
+        return model
+    ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def without_sync(network: nn.Module) -> AbstractContextManager:
+    """Returns a context in which backward passes of ``network`` only add up gradients, and send none."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
