@@ -7,6 +7,7 @@ goes wrong while it does, it passes on. ``collectives.py`` has what ranks exchan
 import ctypes
 import faulthandler
 import os
+import re
 import signal
 import sys
 import time
@@ -79,6 +80,8 @@ def _naming_lost_ranks(store: Any, number: int, world: int) -> Iterator[None]:
         # NCCL's errors have a class of their own, gloo's are plain RuntimeErrors.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
+        # torchrun asks the ranks that are left to end as soon as one has: not before they have said why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         store.set(f"reported/{number}", "")
         deadline = time.monotonic() + _REPORT_SECONDS
         missing = [r for r in range(world) if not store.check([f"reported/{r}"])]
@@ -86,7 +89,8 @@ def _naming_lost_ranks(store: Any, number: int, world: int) -> Iterator[None]:
             time.sleep(0.1)
             missing = [r for r in missing if not store.check([f"reported/{r}"])]
         names = ", ".join(str(r) for r in missing) or "unknown"
-        reason = str(error).strip().splitlines()[0]
+        # Without the place in gloo's source in front, and its advice behind.
+        reason = re.sub(r"^\[.*?\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
         raise RankError(
             f"rank {number}: lost rank {names} (ended, or hangs): {reason}; the same command resumes"
         ) from error

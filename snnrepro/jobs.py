@@ -43,14 +43,14 @@ class Job:
 
 
 def parallelism(run: RunConfig) -> tuple[int, int]:
-    """Returns (jobs at a time, threads per job): one thread each on CPUs, one job at a time on a GPU."""
-    cores = len(os.sched_getaffinity(0))
+    """Returns (jobs at a time, threads per process): one thread each on CPUs, one job at a time on GPUs."""
+    cores, processes = len(os.sched_getaffinity(0)), run.runtime.processes
     if run.runtime.threads is not None:
-        return max(1, cores // run.runtime.threads), run.runtime.threads
+        return max(1, cores // (run.runtime.threads * processes)), run.runtime.threads
     import torch
 
     on_gpu = run.runtime.device != "cpu" and torch.cuda.is_available()
-    return (1, cores) if on_gpu else (cores, 1)
+    return (1, max(1, cores // processes)) if on_gpu else (max(1, cores // processes), 1)
 
 
 def run_jobs(jobs: Sequence[Job]) -> None:
