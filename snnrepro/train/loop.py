@@ -235,10 +235,8 @@ class Trainer:
         if self.batch:
             self.save()
         by = stop.signal or "a signal to another rank"
-        raise Stopped(
-            f"stopped by {by} after step {self.step} (epoch {self.epoch + 1}, batch {self.batch}), state saved; "
-            "the same command resumes"
-        )
+        where = f"after step {self.step} (epoch {self.epoch + 1}, batch {self.batch})"
+        raise Stopped(f"stopped by {by} {where}, state saved; the same command resumes")
 
     def save(self) -> None:
         """Writes a checkpoint of everything that determines the rest of the run."""
