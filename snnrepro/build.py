@@ -12,6 +12,7 @@ from snnrepro.data import Data, build_data
 from snnrepro.losses import Loss
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
+from snnrepro.models.resnet34 import ResNet34
 from snnrepro.neurons import LIF
 from snnrepro.norms import make_tdbn
 from snnrepro.penalties import FiringRate, MembraneDistance, Penalties, Penalty
@@ -70,7 +71,6 @@ def build_model(
         "in_shape": in_shape,
         "num_classes": num_classes,
         "widths": model.widths,
-        "hidden": model.hidden,
         "dropout": model.dropout,
         "timesteps": run.timesteps,
         "mean_over_time": mean_over_time,
@@ -78,10 +78,12 @@ def build_model(
         "make_norm": norm_factory(run),
     }
     if model.arch == "resnet19":
-        assert model.stem_width is not None and model.blocks is not None and model.head is not None
-        return ResNet19(stem_width=model.stem_width, blocks=model.blocks, head=model.head, **shared)
-    assert model.fc_spike is not None
-    return CNN7(fc_spike=model.fc_spike, **shared)
+        own = {key: getattr(model, key) for key in ("stem_width", "blocks", "head", "hidden")}
+        return ResNet19(**own, **shared)
+    if model.arch == "cnn7":
+        return CNN7(**{key: getattr(model, key) for key in ("hidden", "fc_spike")}, **shared)
+    own = {key: getattr(model, key) for key in ("stem", "blocks", "connect")}
+    return ResNet34(**own, tie_thresholds=bool(model.tie_thresholds), **shared)
 
 
 def build_loss(run: RunConfig) -> Loss:

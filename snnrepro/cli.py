@@ -23,7 +23,7 @@ USAGE = """usage: snnrepro COMMAND ...
   train [-m] [GROUP=OPTION ...] [KEY=VALUE ...]   train one run, or with -m every combination; train --help lists keys
   evaluate run=RUN_ID [timesteps=1,2,4]           evaluate a run again, at other timesteps
   table NAME --scale mini|paper                   plan, run and render a table of the paper
-  import-checkpoint FILE [KEY=VALUE ...]          take over a checkpoint of the authors' released ResNet-19
+  import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
   wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
 
 

@@ -7,14 +7,13 @@ object, and the run would silently train with the default.
 from dataclasses import dataclass
 
 from snnrepro.checks import in_range, one_of, only_for
+from snnrepro.config_model import ModelConfig
 from snnrepro.errors import ConfigError
 from snnrepro.options import (
-    ARCHS,
     BACKENDS,
     DATASETS,
     DEVICES,
     FAMILIES,
-    HEADS,
     LOGGERS,
     LOSSES,
     NORMS,
@@ -53,38 +52,6 @@ class DatasetConfig:
             in_range("dataset.split_seed", self.split_seed, 0, 2**32 - 1)
         if self.samples is not None:
             in_range("dataset.samples", self.samples, 40)
-
-
-@dataclass(slots=True)
-class ModelConfig:
-    name: str
-    arch: str
-    stem_width: int | None
-    widths: list[int]
-    blocks: list[int] | None
-    head: str | None
-    hidden: int
-    dropout: float
-    fc_spike: bool | None
-
-    def __post_init__(self) -> None:
-        one_of("model.arch", self.arch, ARCHS)
-        keys = {k: getattr(self, k) for k in ("stem_width", "blocks", "head", "fc_spike")}
-        used = ("stem_width", "blocks", "head") if self.arch == "resnet19" else ("fc_spike",)
-        only_for("model", f"model.arch={self.arch}", keys, used)
-        if len(self.widths) != 3:
-            raise ConfigError(f"model.widths={self.widths}: three stages need three widths")
-        if self.blocks is not None and len(self.blocks) != 3:
-            raise ConfigError(f"model.blocks={self.blocks}: three stages need three block counts")
-        for key, values in (("widths", self.widths), ("blocks", self.blocks or [])):
-            for value in values:
-                in_range(f"model.{key}", value, 1)
-        for key in ("stem_width", "hidden"):
-            if getattr(self, key) is not None:
-                in_range(f"model.{key}", getattr(self, key), 1)
-        if self.head is not None:
-            one_of("model.head", self.head, HEADS)
-        in_range("model.dropout", self.dropout, 0, 0.95)
 
 
 @dataclass(slots=True)
@@ -279,6 +246,11 @@ class RunConfig:
         in_range("timesteps", self.timesteps, 1, 1024)
         in_range("batch_size", self.batch_size, 1)
         in_range("micro_batches", self.micro_batches, 1)
+        if self.model.connect in ("and", "iand") and self.neuron.family == "trsg":
+            raise ConfigError(
+                f"model.connect={self.model.connect}: needs spikes of 0 and 1, and neuron.family=trsg emits V_thr; "
+                "use model.connect=add or neuron=rs_sg"
+            )
         if self.norm.alpha_v_threshold and self.neuron.learn_threshold:
             raise ConfigError(
                 "norm.alpha_v_threshold=true: the factor alpha * V_thr needs a fixed threshold; "

@@ -24,6 +24,10 @@ _IN_SHAPE = {
     "snn_resnet19_mini": (1, 8, 8),
     "snn_cnn7": (2, 48, 48),
     "snn_cnn7_mini": (2, 8, 8),
+    "snn_resnet34": (3, 224, 224),
+    "snn_resnet34_mini": (1, 8, 8),
+    "snn_sew_resnet34": (3, 224, 224),
+    "snn_sew_resnet34_mini": (1, 8, 8),
 }
 default_cfgs = generate_default_cfgs({name: {"input_size": shape} for name, shape in _IN_SHAPE.items()})
 
@@ -95,3 +99,27 @@ def snn_cnn7(pretrained: bool = False, **options: Any) -> nn.Module:
 def snn_cnn7_mini(pretrained: bool = False, **options: Any) -> nn.Module:
     """Returns the narrow 7-layer CNN for 8x8 frames of two polarities; options as in ``snn_resnet19``."""
     return _create("snn_cnn7_mini", pretrained, **options)
+
+
+@register_model
+def snn_resnet34(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Returns spiking ResNet-34 for 224x224 RGB images; options as in ``snn_resnet19``."""
+    return _create("snn_resnet34", pretrained, **options)
+
+
+@register_model
+def snn_resnet34_mini(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Returns the narrow ResNet-34 for 8x8 grey images; options as in ``snn_resnet19``."""
+    return _create("snn_resnet34_mini", pretrained, **options)
+
+
+@register_model
+def snn_sew_resnet34(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Returns SEW-ResNet-34 for 224x224 RGB images; options as in ``snn_resnet19``."""
+    return _create("snn_sew_resnet34", pretrained, **options)
+
+
+@register_model
+def snn_sew_resnet34_mini(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Returns the narrow SEW-ResNet-34 for 8x8 grey images; options as in ``snn_resnet19``."""
+    return _create("snn_sew_resnet34_mini", pretrained, **options)

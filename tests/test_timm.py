@@ -13,13 +13,17 @@ from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.neurons import spiking_layers
 
-NAMES = ["snn_cnn7", "snn_cnn7_mini", "snn_resnet19", "snn_resnet19_mini"]
 IN_SHAPE = {
     "snn_cnn7": (2, 48, 48),
     "snn_cnn7_mini": (2, 8, 8),
     "snn_resnet19": (3, 32, 32),
     "snn_resnet19_mini": (1, 8, 8),
+    "snn_resnet34": (3, 224, 224),
+    "snn_resnet34_mini": (1, 8, 8),
+    "snn_sew_resnet34": (3, 224, 224),
+    "snn_sew_resnet34_mini": (1, 8, 8),
 }
+NAMES = sorted(IN_SHAPE)
 SMALL = {"stem_width": 4, "widths": [4, 6, 8], "blocks": [1, 1, 1]}
 
 
@@ -34,7 +38,7 @@ def test_importing_the_module_registers_the_models():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["snn_cnn7_mini", "snn_resnet19_mini"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_mini")])
 def test_default_shapes_and_the_mean_over_time(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7).eval()
@@ -81,7 +85,7 @@ def test_options_reach_the_network():
     assert model(torch.randn(3, 1, 12, 16)).shape == (3, 4)
 
 
-@pytest.mark.parametrize("name", ["snn_cnn7_mini", "snn_resnet19_mini"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_mini")])
 def test_classifier_methods(name):
     model = timm.create_model(name, num_classes=7)
     image = torch.randn(3, *IN_SHAPE[name])
@@ -125,7 +129,7 @@ def test_checkpoint_path_restores_weights_and_u_init(tmp_path):
         ({"pretrained": True}, UserError, "snn_resnet19: no pretrained weights are published"),
         ({"neuron": "lff"}, ConfigError, "neuron=lff: must be one of .*; did you mean 'lif'"),
         ({"width": [4, 4, 4]}, ConfigError, "model.width: no such key; did you mean 'model.widths'"),
-        ({"widths": [4, 4]}, ConfigError, "model.widths=.*three stages need three widths"),
+        ({"widths": [4, 4]}, ConfigError, "model.widths=.*model.arch=resnet19 needs 3 widths"),
         ({"fc_spike": True}, ConfigError, "model.fc_spike=True: model.arch=resnet19 does not use it"),
         ({"timesteps": 0}, ConfigError, "timesteps=0: must be"),
         ({"overrides": ["neuron.v_threshold=-1"]}, ConfigError, "neuron.v_threshold=-1"),

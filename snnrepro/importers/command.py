@@ -1,5 +1,6 @@
-"""``snnrepro import-checkpoint``: a checkpoint of the released ResNet-19 as a folder that ``evaluate.py`` takes."""
+"""``snnrepro import-checkpoint``: another program's checkpoint as a folder that ``evaluate.py`` takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,21 @@ from snnrepro import io
 from snnrepro.compose import compose_run, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.importers.official import convert_official, load_official
+from snnrepro.importers.torchvision import convert_torchvision, load_torchvision
 
 USAGE = """usage: snnrepro import-checkpoint FILE [recalibrate=BATCHES] [GROUP=OPTION ...] [KEY=VALUE ...]
 
-  FILE                 from the released code's snapshots/ or checkpoints/: ResNet-19
+  FILE                 from the released code's snapshots/ or checkpoints/: ResNet-19;
+                       with model=resnet34 or sew_resnet34 the weights of torchvision's resnet34
   GROUP=..., KEY=...   what the network was trained on and as, such as dataset=cifar100 timesteps=4
   recalibrate=BATCHES  the file holds no running means: fill them from so many batches of the training set"""
+
+_LOADERS: dict[str, tuple[Callable, Callable]] = {
+    "resnet19": (convert_official, load_official),
+    "resnet34": (convert_torchvision, load_torchvision),
+    "sew_resnet34": (convert_torchvision, load_torchvision),
+}
 
 
 def main(words: list[str]) -> int:
@@ -30,7 +40,7 @@ def main(words: list[str]) -> int:
         rest.remove(word)
         batches = _count(word)
     run = compose_run(rest)
-    if run.model.arch != "resnet19" or run.model.head != "official":
+    if run.model.arch not in _LOADERS or run.model.head not in (None, "official"):
         raise ConfigError(f"model={run.model.name}: the released network is model=resnet19 with model.head=official")
     checkpoint = _import(run, file, batches)
     print(f"{checkpoint}: imported from {file}")
@@ -48,17 +58,18 @@ def _count(word: str) -> int:
 def _import(run: RunConfig, file: Path, batches: int) -> Path:
     """Writes ``imported/<name>-<digest>/`` with the configuration and the converted state; returns the checkpoint."""
     from snnrepro.build import build_model
-    from snnrepro.importers.official import convert_official, load_official, read_official
+    from snnrepro.importers.official import read_official
     from snnrepro.train.checkpoint import Checkpoints
 
+    convert, load = _LOADERS[run.model.arch]
     state = read_official(file)
-    converted = convert_official(state)
+    converted = convert(state)
     if not {"stem.conv.weight", "head.fc.weight"} <= set(converted):
         raise StorageError(f"{file}: the first convolution or the classifier is missing")
-    # The official head pools globally, so the network needs the images' channels only, not their size.
+    # The head pools globally, so the network needs the images' channels only, not their size.
     in_shape = (converted["stem.conv.weight"].shape[1], 32, 32)
     model = build_model(run, in_shape=in_shape, num_classes=len(converted["head.fc.weight"]))
-    load_official(model, state)
+    load(model, state)
     if batches:
         _recalibrate(run, model, batches)
     folder = Path(run.runtime.output_dir) / "imported" / f"{file.name.partition('.')[0]}-{_digest(file, run, batches)}"

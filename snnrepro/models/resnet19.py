@@ -9,51 +9,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
+from snnrepro.models.blocks import BasicBlock, PooledHead, conv
 from snnrepro.models.stem import Stem
 from snnrepro.options import HEADS
-
-
-def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
-
-
-class BasicBlock(nn.Module):
-    """Two conv-norm-LIF units; the shortcut adds into the current of the second LIF.
-
-    The identity shortcut therefore adds spikes (V*S under trsg) to a current.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int, make_neuron: Callable, make_norm: Callable):
-        super().__init__()
-        self.conv1 = _conv(in_channels, channels, 3, stride)
-        self.norm1 = make_norm(channels, residual=False)
-        self.sn1 = make_neuron()
-        self.conv2 = _conv(channels, channels, 3)
-        self.norm2 = make_norm(channels, residual=True)
-        self.project = stride != 1 or in_channels != channels
-        if self.project:
-            self.shortcut_conv = _conv(in_channels, channels, 1, stride)
-            self.shortcut_norm = make_norm(channels, residual=True)
-        self.sn2 = make_neuron()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns (T, B, channels, H/stride, W/stride) for x (T, B, in_channels, H, W)."""
-        y = self.sn1(self.norm1(per_step(self.conv1, x)))
-        y = self.norm2(per_step(self.conv2, y))
-        shortcut = self.shortcut_norm(per_step(self.shortcut_conv, x)) if self.project else x
-        return self.sn2(y + shortcut)
-
-
-class _OfficialHead(nn.Module):
-    """Global average, one linear layer per step."""
-
-    def __init__(self, channels: int, num_classes: int, dropout: float):
-        super().__init__()
-        self.dropout = TimeSharedDropout(dropout)
-        self.fc = make_classifier(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(x.mean((-2, -1))))
 
 
 class _TetHead(nn.Module):
@@ -115,7 +73,7 @@ class ResNet19(nn.Module):
         self.timesteps, self.mean_over_time = timesteps, mean_over_time
         self.num_classes, self.num_features = num_classes, widths[-1]
         self.head_hidden_size = widths[-1] if head == "official" else hidden
-        self.stem = Stem(_conv(in_shape[0], stem_width, 3), make_norm(stem_width, residual=False))
+        self.stem = Stem(conv(in_shape[0], stem_width, 3), make_norm(stem_width, residual=False))
         self.sn1 = make_neuron()
         channels = stem_width
         for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
@@ -130,7 +88,7 @@ class ResNet19(nn.Module):
 
     def _make_head(self, head, channels, in_shape, hidden, num_classes, dropout, make_neuron) -> nn.Module:
         if head == "official":
-            return _OfficialHead(channels, num_classes, dropout)
+            return PooledHead(channels, num_classes, dropout)
         if head == "tet":
             return _TetHead(channels, hidden, num_classes, dropout, make_neuron)
         if head == "tebn":

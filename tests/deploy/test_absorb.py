@@ -14,6 +14,7 @@ from snnrepro.norms import make_tdbn
 from snnrepro.options import FAMILIES, HEADS, RESETS
 
 SMALL = {"stem_width": 4, "widths": (6, 8, 10), "blocks": (2, 2, 2), "hidden": 7}
+SMALL_34 = {"widths": (6, 8, 12, 16), "blocks": (2, 2, 1, 1)}
 SMALL_CNN = {"widths": (4, 5, 6), "hidden": 7}
 
 
@@ -50,6 +51,38 @@ def test_cnn7_fires_the_same_spikes(make_cnn7, generic, family, fc_spike):
     network = absorb(model)
     assert_same_spikes(model, network, images(3, 4, 2, 16, 16), None)
     assert_same_spikes(model, network, images(4, 2, 16, 16), 5)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("connect", [None, "add"])
+def test_resnet34_fires_the_same_spikes(make_resnet34, generic, connect, reset, stem):
+    make_neuron = partial(LIF, **(NEURON | {"reset": reset}))
+    options = {"connect": connect, "stem": stem, "make_neuron": make_neuron} | SMALL_34
+    model = generic(make_resnet34((3, 32, 32), 5, **options))
+    network, x = absorb(model), images(8, 3, 64, 64)
+    assert_same_spikes(model, network, x, 3)
+    # Control: one weight that keeps the threshold of another source.
+    reader = "layer1.1.sn2" if connect is None else "layer2.1.conv1"
+    tensors = {n: t for n, t in network.operations.named_buffers() if n.startswith(reader) and t.numel()}
+    next(iter(tensors.values())).mul_(1.7)
+    with pytest.raises(AssertionError):
+        assert_same_spikes(model, network, x, 3)
+
+
+def test_edges_of_sew_resnet34_with_own_and_tied_thresholds(make_resnet34, generic):
+    own = absorb(generic(make_resnet34((3, 32, 32), 5, connect="add", **SMALL_34)))
+    model = generic(make_resnet34((3, 32, 32), 5, connect="add", tie_thresholds=True, **SMALL_34))
+    tied = absorb(model)
+    assert_same_spikes(model, tied, images(8, 3, 64, 64), 3)
+
+    def sources(network):
+        edges = [edge for edge in network.report if "R6" in edge.rules]
+        return sum(len(edge.sources) == 1 for edge in edges), sum(len(edge.sources) > 1 for edge in edges)
+
+    # A copy of the weight for every source, or one weight over their sum.
+    assert sources(own)[0] > 0 == sources(own)[1]
+    assert sources(tied)[0] == 0 < sources(tied)[1]
 
 
 def test_options_of_norm_head_and_mean(make_resnet19, make_cnn7, generic):

@@ -8,11 +8,13 @@ from lif_options import NEURON
 
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
+from snnrepro.models.resnet34 import ResNet34
 from snnrepro.neurons import LIF
 from snnrepro.norms import make_tdbn
 
 NORM = {"eps": 1e-5, "momentum": 0.1, "alpha_v_threshold": False, "v_threshold": 1.0}
 RESNET19 = {"stem_width": 64, "widths": (128, 256, 512), "blocks": (3, 3, 2), "head": "official", "hidden": 256}
+RESNET34 = {"stem": "imagenet", "widths": (64, 128, 256, 512), "blocks": (3, 4, 6, 3), "connect": None}
 CNN = {"widths": (64, 128, 256), "hidden": 1024, "fc_spike": False}
 COMMON = {"dropout": 0.0, "timesteps": 3, "mean_over_time": False}
 
@@ -41,6 +43,17 @@ def make_cnn7(make_neuron):
 
     def make(in_shape, num_classes, **changed):
         return CNN7(in_shape=in_shape, num_classes=num_classes, **(CNN | COMMON | factories | changed))
+
+    return make
+
+
+@pytest.fixture
+def make_resnet34(make_neuron):
+    """make(in_shape, num_classes, **changed) -> ResNet34, at the published size unless changed."""
+    factories = {"make_neuron": make_neuron, "make_norm": partial(make_tdbn, **NORM), "tie_thresholds": False}
+
+    def make(in_shape, num_classes, **changed):
+        return ResNet34(in_shape=in_shape, num_classes=num_classes, **(RESNET34 | COMMON | factories | changed))
 
     return make
 

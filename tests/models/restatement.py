@@ -68,6 +68,29 @@ def resnet19(weights, steps, blocks, head, training):
     return linear(x, weights, "head.fc")
 
 
+def resnet34(weights, steps, blocks, large, connect, training):
+    """Logits per step, of spiking ResNet-34 (connect None) or SEW-ResNet-34; ``weights`` is the state dict."""
+    x = lif(norm(conv(steps, weights, "stem.conv", 2 if large else 1), weights, "stem.norm", training), weights, "sn1")
+    if large:
+        x = [F.max_pool2d(step, 3, 2, 1) for step in x]
+    join = {"add": lambda a, b: a + b, "and": lambda a, b: a * b, "iand": lambda a, b: b - a * b}.get(connect)
+    for stage, depth in enumerate(blocks, start=1):
+        for block in range(depth):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = norm(conv(x, weights, f"{name}.conv1", stride), weights, f"{name}.norm1", training)
+            y = norm(conv(lif(y, weights, f"{name}.sn1"), weights, f"{name}.conv2"), weights, f"{name}.norm2", training)
+            if f"{name}.shortcut_conv.weight" in weights:
+                x = conv(x, weights, f"{name}.shortcut_conv", stride)
+                x = norm(x, weights, f"{name}.shortcut_norm", training)
+                if connect is not None:
+                    x = lif(x, weights, f"{name}.shortcut_sn")
+            if connect is None:
+                x = lif([a + b for a, b in zip(y, x, strict=True)], weights, f"{name}.sn2")
+            else:
+                x = [join(a, b) for a, b in zip(lif(y, weights, f"{name}.sn2"), x, strict=True)]
+    return linear([step.mean((2, 3)) for step in x], weights, "head.fc")
+
+
 def cnn7(weights, steps, fc_spike, training):
     """Logits per step; ``weights`` is the state dict."""
     x = pool2(stem(steps, weights, training))

@@ -1,0 +1,53 @@
+"""Weights of torchvision's ResNet-34 for our spiking ones, which share its convolutions, norms and classifier.
+
+Thresholds, time constants and running means have no counterpart and stay as the network has them.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from snnrepro.errors import StorageError
+
+_NAMES = [
+    (r"conv1\.weight", "stem.conv.weight"),
+    (r"bn1\.(\w+)", r"stem.norm.\1"),
+    (r"(layer\d\.\d+)\.conv(\d)\.weight", r"\1.conv\2.weight"),
+    (r"(layer\d\.\d+)\.bn(\d)\.(\w+)", r"\1.norm\2.\3"),
+    (r"(layer\d\.\d+)\.downsample\.0\.weight", r"\1.shortcut_conv.weight"),
+    (r"(layer\d\.\d+)\.downsample\.1\.(\w+)", r"\1.shortcut_norm.\2"),
+    (r"fc\.(\w+)", r"head.fc.\1"),
+]
+_OF_NEURONS = ("v_threshold_raw", "tau_raw", "u_init")
+
+
+def convert_torchvision(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns torchvision's ``resnet34`` state under our names. Raises StorageError naming a foreign key."""
+    converted: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        for pattern, ours in _NAMES:
+            if match := re.fullmatch(pattern, key):
+                converted[match.expand(ours)] = tensor
+                break
+        else:
+            raise StorageError(f"{key}: not a parameter of torchvision's ResNet-34")
+    return converted
+
+
+def load_torchvision(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Loads torchvision's ``resnet34`` ``state`` into a ``ResNet34`` and leaves its neurons alone.
+
+    Raises StorageError naming the first parameter that is missing, unknown or of another shape.
+    """
+    converted, expected = convert_torchvision(state), model.state_dict()
+    for name in [*expected, *converted]:
+        if name.endswith(_OF_NEURONS):
+            continue
+        if name not in converted:
+            raise StorageError(f"{name}: missing in the checkpoint; is the network of the same stem and blocks?")
+        if name not in expected or expected[name].shape != converted[name].shape:
+            shape = tuple(expected[name].shape) if name in expected else "none"
+            raise StorageError(f"{name}: {tuple(converted[name].shape)} in the checkpoint, {shape} in the network")
+    model.load_state_dict(converted, strict=False)

@@ -1,0 +1,96 @@
+"""What the residual networks share: their blocks, and the head that averages. Sequences are (T, B, C, H, W)."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
+from snnrepro.options import CONNECTS
+
+
+def conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Returns a convolution without bias that keeps the size, or divides it by the stride."""
+    return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two conv-norm-LIF units; the shortcut adds into the current of the second LIF.
+
+    The identity shortcut therefore adds spikes (V*S under trsg) to a current.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, make_neuron: Callable, make_norm: Callable):
+        super().__init__()
+        self.conv1 = conv(in_channels, channels, 3, stride)
+        self.norm1 = make_norm(channels, residual=False)
+        self.sn1 = make_neuron()
+        self.conv2 = conv(channels, channels, 3)
+        self.norm2 = make_norm(channels, residual=True)
+        self.project = stride != 1 or in_channels != channels
+        if self.project:
+            self.shortcut_conv = conv(in_channels, channels, 1, stride)
+            self.shortcut_norm = make_norm(channels, residual=True)
+        self.sn2 = make_neuron()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (T, B, channels, H/stride, W/stride) for x (T, B, in_channels, H, W)."""
+        y = self.sn1(self.norm1(per_step(self.conv1, x)))
+        y = self.norm2(per_step(self.conv2, y))
+        shortcut = self.shortcut_norm(per_step(self.shortcut_conv, x)) if self.project else x
+        return self.sn2(y + shortcut)
+
+
+class PooledHead(nn.Module):
+    """Global average, one linear layer per step."""
+
+    def __init__(self, channels: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.dropout = TimeSharedDropout(dropout)
+        self.fc = make_classifier(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(x.mean((-2, -1))))
+
+
+class SEWBlock(nn.Module):
+    """Spike-element-wise block (Fang et al., NeurIPS 2021): both branches end in a LIF, ``connect`` joins them.
+
+    add: a + x, and: a * x, iand: (1 - a) * x, of the block's spikes a and the shortcut's x. A sum holds 0, 1, 2, ...
+    spikes; the other two need outputs of 0 and 1, which trsg does not emit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        make_neuron: Callable,
+        make_norm: Callable,
+        *,
+        connect: str,
+    ):
+        super().__init__()
+        if connect not in CONNECTS:
+            raise ValueError(f"connect={connect!r} is not one of {', '.join(CONNECTS)}")
+        self.connect = connect
+        self.conv1 = conv(in_channels, channels, 3, stride)
+        self.norm1 = make_norm(channels, residual=False)
+        self.sn1 = make_neuron()
+        self.conv2 = conv(channels, channels, 3)
+        self.norm2 = make_norm(channels, residual=False)
+        self.sn2 = make_neuron()
+        self.project = stride != 1 or in_channels != channels
+        if self.project:
+            self.shortcut_conv = conv(in_channels, channels, 1, stride)
+            self.shortcut_norm = make_norm(channels, residual=False)
+            self.shortcut_sn = make_neuron()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (T, B, channels, H/stride, W/stride) for x (T, B, in_channels, H, W)."""
+        a = self.sn1(self.norm1(per_step(self.conv1, x)))
+        a = self.sn2(self.norm2(per_step(self.conv2, a)))
+        if self.project:
+            x = self.shortcut_sn(self.shortcut_norm(per_step(self.shortcut_conv, x)))
+        if self.connect == "add":
+            return a + x
+        return a * x if self.connect == "and" else (1 - a) * x

@@ -1,0 +1,117 @@
+"""Spiking ResNet-34 and SEW-ResNet-34 (geometry of the authors' released network and of SEW's).
+
+Sequences are (T, B, C, H, W). ``sn1`` in the stem, then ``layer{1..4}.{block}.sn{1,2}``, and in SEW's projections
+``shortcut_sn``: 33 and 36 spiking layers with the default blocks (3, 4, 6, 3).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from snnrepro.layers import make_classifier, per_step
+from snnrepro.models.blocks import BasicBlock, PooledHead, SEWBlock, conv
+from snnrepro.models.stem import Stem
+from snnrepro.options import STEMS
+
+
+class ResNet34(nn.Module):
+    """Spiking ResNet-34; with ``connect`` SEW-ResNet-34.
+
+    in_shape: (C, H, W) of one frame. stem: imagenet (7x7 convolution with stride 2, maximum of the first spikes) or
+    small (3x3, no pool), ``widths[0]`` wide. widths, blocks: channels and blocks of the four stages. connect: None adds
+    shortcuts into currents; add, and, iand join spikes, see ``SEWBlock``. tie_thresholds: one threshold for all that
+    add up in a stage of SEW-ResNet, so that a sum is a whole number of thresholds. Other arguments as in ``ResNet19``.
+    Raises ValueError for an unknown stem.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shape: Sequence[int],
+        num_classes: int,
+        stem: str,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        connect: str | None,
+        tie_thresholds: bool,
+        dropout: float,
+        timesteps: int,
+        mean_over_time: bool,
+        make_neuron: Callable,
+        make_norm: Callable,
+    ):
+        super().__init__()
+        if stem not in STEMS:
+            raise ValueError(f"stem={stem!r} is not one of {', '.join(STEMS)}")
+        self.timesteps, self.mean_over_time = timesteps, mean_over_time
+        self.num_classes, self.num_features = num_classes, widths[-1]
+        self.head_hidden_size = widths[-1]
+        channels, large = widths[0], stem == "imagenet"
+        first = conv(in_shape[0], channels, 7, 2) if large else conv(in_shape[0], channels, 3)
+        self.stem = Stem(first, make_norm(channels, residual=False))
+        self.sn1 = make_neuron()
+        self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        make_block = BasicBlock if connect is None else partial(SEWBlock, connect=connect)
+        for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
+            units = []
+            for block in range(depth):
+                stride = 2 if stage > 1 and block == 0 else 1
+                units.append(make_block(channels, width, stride, make_neuron, make_norm))
+                channels = width
+            self.add_module(f"layer{stage}", nn.Sequential(*units))
+        self.stages = len(blocks)
+        self.head = PooledHead(channels, num_classes, dropout)
+        self._initialise()
+        if tie_thresholds:
+            self._tie_thresholds()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def _streams(self) -> Iterator[list]:
+        """Yields the spiking layers whose outputs add up: a stage's second ones, and what enters its first block."""
+        writers = [self.sn1]
+        for stage in range(1, self.stages + 1):
+            for block in self.get_submodule(f"layer{stage}").children():
+                if block.project:
+                    if len(writers) > 1:
+                        yield writers
+                    writers = [block.shortcut_sn]
+                writers.append(block.sn2)
+        yield writers
+
+    def _tie_thresholds(self) -> None:
+        for first, *others in self._streams():
+            for neuron in others:
+                neuron.v_threshold_raw = first.v_threshold_raw
+
+    def forward(self, x: Tensor, timesteps: int | None = None) -> Tensor:
+        """Returns logits (T, B, num_classes), or (B, num_classes) with ``mean_over_time``.
+
+        x: a static image (B, C, H, W), shown for ``timesteps`` steps, or frames (T, B, C, H, W).
+        """
+        logits = self.head(self.forward_features(x, timesteps))
+        return logits.mean(0) if self.mean_over_time else logits
+
+    def forward_features(self, x: Tensor, timesteps: int | None = None) -> Tensor:
+        """Returns the outputs of the last stage, (T, B, num_features, H, W); arguments as in forward."""
+        x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
+        x = per_step(self.pool, self.sn1(x, timesteps))
+        for stage in range(1, self.stages + 1):
+            x = self.get_submodule(f"layer{stage}")(x)
+        return x
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the last linear layer."""
+        return self.head.get_submodule("fc")
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the last linear layer by a fresh one, or by an identity for 0 classes."""
+        self.num_classes = num_classes
+        self.head.fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.parameters()))
