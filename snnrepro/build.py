@@ -1,6 +1,7 @@
 """From a ``RunConfig`` to objects: the only code below the command line that unpacks a configuration."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -116,14 +117,5 @@ def build_penalties(run: RunConfig) -> Penalties:
 def build_dataset(run: RunConfig) -> Data:
     """Returns train and test sets. Raises DataError when files are missing or damaged."""
     dataset = run.dataset
-    return build_data(
-        name=dataset.name,
-        root=dataset.root,
-        download=dataset.download,
-        crop_padding=dataset.crop_padding,
-        flip=dataset.flip,
-        test_fraction=dataset.test_fraction,
-        split_seed=dataset.split_seed,
-        samples=dataset.samples,
-        seed=run.seed,
-    )
+    options = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+    return build_data(dataset.name, options, seed=run.seed, timesteps=run.timesteps)

@@ -7,11 +7,11 @@ object, and the run would silently train with the default.
 from dataclasses import dataclass
 
 from snnrepro.checks import in_range, one_of, only_for
+from snnrepro.config_dataset import DatasetConfig
 from snnrepro.config_model import ModelConfig
 from snnrepro.errors import ConfigError
 from snnrepro.options import (
     BACKENDS,
-    DATASETS,
     DEVICES,
     FAMILIES,
     LOGGERS,
@@ -24,34 +24,6 @@ from snnrepro.options import (
     SPARSITY_KINDS,
     SURROGATES,
 )
-
-
-@dataclass(slots=True)
-class DatasetConfig:
-    name: str
-    root: str | None
-    download: bool | None
-    crop_padding: int
-    flip: bool
-    test_fraction: float | None
-    split_seed: int | None
-    samples: int | None
-
-    def __post_init__(self) -> None:
-        one_of("dataset.name", self.name, DATASETS)
-        keys = {k: getattr(self, k) for k in ("root", "download", "test_fraction", "split_seed", "samples")}
-        used = {
-            "digits": ("test_fraction", "split_seed"),
-            "synthetic": ("test_fraction", "split_seed", "samples"),
-        }.get(self.name, ("root", "download"))
-        only_for("dataset", f"dataset={self.name}", keys, used)
-        in_range("dataset.crop_padding", self.crop_padding, 0, 16)
-        if self.test_fraction is not None:
-            in_range("dataset.test_fraction", self.test_fraction, 0.05, 0.5)
-        if self.split_seed is not None:
-            in_range("dataset.split_seed", self.split_seed, 0, 2**32 - 1)
-        if self.samples is not None:
-            in_range("dataset.samples", self.samples, 40)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """``evaluate.py``: a finished run once more, from its own folder, at the same or at other timesteps."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,8 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None)
 
     state = load_file(file)
     device = set_up(run.runtime, run.seed)
-    data = build_dataset(run)
+    # Recordings of events are cut into as many frames as there are steps.
+    data = build_dataset(replace(run, timesteps=timesteps))
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     model.load_state_dict(state["model"])
     return evaluate(

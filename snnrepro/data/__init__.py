@@ -1,8 +1,10 @@
 """Datasets by name: images in memory, their split, and loaders whose batches depend on (seed, epoch) alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +12,7 @@ from snnrepro.data.augment import crop_and_flip
 from snnrepro.data.images import ImageSet, Source, digest
 from snnrepro.data.loading import loader
 from snnrepro.data.order import EpochOrder
+from snnrepro.options import EMBEDDED, EVENT_DATASETS
 
 __all__ = ["Data", "EpochOrder", "ImageSet", "build_data", "loader"]
 
@@ -32,59 +35,46 @@ class Data:
     embedded: bool
 
 
-def build_data(
-    *,
-    name: str,
-    root: str | None,
-    download: bool | None,
-    crop_padding: int,
-    flip: bool,
-    test_fraction: float | None,
-    split_seed: int | None,
-    samples: int | None,
-    seed: int,
-) -> Data:
-    """Returns the dataset ``name``; arguments as in the ``dataset`` group, None where it does not use one.
+def build_data(name: str, options: Mapping[str, Any], *, seed: int, timesteps: int) -> Data:
+    """Returns the dataset ``name``; options: the keys of the ``dataset`` group, None where it does not use one.
 
-    seed: the run's, drives the augmentation of the training images. Raises DataError for missing or damaged files.
+    seed: the run's, drives the augmentation of the training images. timesteps: the frames of a recording of events.
+    Raises DataError for missing or damaged files.
     """
-    source = _load(name, root, download, test_fraction, split_seed, samples)
-    augment = partial(crop_and_flip, seed=seed, padding=crop_padding, flip=flip) if crop_padding or flip else None
+    source = _load(name, options, timesteps)
+    padding, flip = options["crop_padding"], options["flip"]
+    augment = partial(crop_and_flip, seed=seed, padding=padding, flip=flip) if padding or flip else None
     make = partial(ImageSet, name, mean=source.mean, std=source.std)
     train, test = source.train, source.test
-    channels, height, width = train.images.shape[1:]
+    # One mapping of a whole dataset's frames serves both sides.
+    rows = (None, None) if source.digest is None else (train.index, test.index)
+    channels, height, width = train.images.shape[-3:]
     return Data(
         name=name,
-        train=make(torch.from_numpy(train.images), torch.from_numpy(train.labels), augment=augment),
-        test=make(torch.from_numpy(test.images), torch.from_numpy(test.labels)),
+        train=make(torch.from_numpy(train.images), torch.from_numpy(train.labels), rows=rows[0], augment=augment),
+        test=make(torch.from_numpy(test.images), torch.from_numpy(test.labels), rows=rows[1]),
         num_classes=source.num_classes,
         in_shape=(channels, height, width),
         split=source.split,
-        digest=digest(train, test),
-        embedded=name in ("digits", "synthetic"),
+        digest=digest(train, test, source.digest),
+        embedded=name in EMBEDDED,
     )
 
 
-def _load(
-    name: str,
-    root: str | None,
-    download: bool | None,
-    test_fraction: float | None,
-    split_seed: int | None,
-    samples: int | None,
-) -> Source:
+def _load(name: str, options: Mapping[str, Any], timesteps: int) -> Source:
     # Imported on demand: scikit-learn and torchvision take seconds to import, and a run needs one of them at most.
     if name == "digits":
         from snnrepro.data import digits
 
-        assert test_fraction is not None and split_seed is not None
-        return digits.load(test_fraction, split_seed)
+        return digits.load(options["test_fraction"], options["split_seed"])
     if name == "synthetic":
         from snnrepro.data import synthetic
 
-        assert test_fraction is not None and split_seed is not None and samples is not None
-        return synthetic.load(samples, test_fraction, split_seed)
+        return synthetic.load(options["samples"], options["test_fraction"], options["split_seed"])
+    if name in EVENT_DATASETS:
+        from snnrepro.data.events import dataset
+
+        return dataset.load(name, options, timesteps)
     from snnrepro.data import cifar
 
-    assert root is not None and download is not None
-    return cifar.load(name, Path(root), download)
+    return cifar.load(name, Path(options["root"]), options["download"])

@@ -1,13 +1,12 @@
 """CIFAR-10 and CIFAR-100 from torchvision's archives, 3x32x32, with the published split."""
 
-import http.client
-import socket
 from pathlib import Path
 
 import numpy as np
 from torchvision import datasets
-from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
+from snnrepro.data.fetch import fault as file_fault
+from snnrepro.data.fetch import fetch_archive
 from snnrepro.data.images import Part, Source
 from snnrepro.errors import DataError
 
@@ -17,7 +16,6 @@ _MEAN_STD = {
     "cifar10": ((0.4913, 0.4821, 0.4465), (0.2470, 0.2434, 0.2615)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2673, 0.2564, 0.2762)),
 }
-_NETWORK_SECONDS = 20.0
 
 
 def load(name: str, root: Path, download: bool) -> Source:
@@ -29,7 +27,7 @@ def load(name: str, root: Path, download: bool) -> Source:
     root = root.expanduser().absolute()
     fault = _first_fault(archive, root)
     if fault and download:
-        _fetch(archive, root)
+        fetch_archive(archive.url, root, archive.filename, archive.tgz_md5)
         fault = _first_fault(archive, root)
     if fault:
         raise DataError(
@@ -43,38 +41,13 @@ def load(name: str, root: Path, download: bool) -> Source:
     return Source(train, test, split, num_classes, mean, std)
 
 
-def _fault(path: Path, md5: str) -> str | None:
-    try:
-        if not path.is_file():
-            return "missing"
-        return None if check_integrity(path, md5) else "damaged"
-    except OSError as error:
-        return f"unreadable ({error.strerror})"
-
-
 def _first_fault(archive: type[datasets.CIFAR10], root: Path) -> str | None:
     meta = (archive.meta["filename"], archive.meta["md5"])
     for filename, md5 in (*archive.train_list, *archive.test_list, meta):
         path = root / archive.base_folder / filename
-        if fault := _fault(path, md5):
+        if fault := file_fault(path, md5):
             return f"{path}: {fault}"
     return None
-
-
-def _fetch(archive: type[datasets.CIFAR10], root: Path) -> None:
-    path = root / archive.filename
-    # torchvision sets no time limit: without one a silent network hangs the run.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_NETWORK_SECONDS)
-    try:
-        download_and_extract_archive(archive.url, root, filename=archive.filename, md5=archive.tgz_md5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        if fault := _fault(path, archive.tgz_md5):
-            hint = "check the network and the folder, or put the archive there"
-            raise DataError(f"{path}: {fault}, and {archive.url} cannot be fetched: {error}; {hint}") from None
-        raise DataError(f"{path}: cannot be unpacked: {error}; check the folder, its rights and the disk") from None
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _read(archive: type[datasets.CIFAR10], root: Path, *, train: bool) -> Part:

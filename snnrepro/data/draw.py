@@ -6,7 +6,7 @@ numpy and torch do not promise the same shuffles from one version to the next; i
 import numpy as np
 
 # What a draw is for: the same (seed, epoch, index) must not tie the order to the augmentation.
-ORDER, AUGMENT, SYNTHETIC = range(3)
+ORDER, AUGMENT, SYNTHETIC, SIMULATE, SPLIT = range(5)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Labelled images in memory: what a source delivers, what is trained on, and the digest of both."""
+"""Labelled images or frames: what a source delivers, what is trained on, and the digest of both."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,11 @@ from torch.utils.data import Dataset
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One side of a split: index int64 (N,), ascending; images uint8 (N, C, H, W); labels int64 (N,)."""
+    """One side of a split: index int64 (N,), ascending; images (N, C, H, W); labels int64 (N,).
+
+    Images are uint8 and those of this side. Frames of events, (M, T, 2, H, W), are those of the whole dataset, mapped
+    from disk, and ``index`` names the rows of this side.
+    """
 
     index: np.ndarray
     images: np.ndarray
@@ -22,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dataset before augmentation. mean, std: per channel, in units of the stored uint8."""
+    """A dataset before augmentation. mean, std: per channel, in stored units. digest: of frames, None for images."""
 
     train: Part
     test: Part
@@ -30,6 +34,7 @@ class Source:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str | None = None
 
 
 def take(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> Part:
@@ -38,14 +43,17 @@ def take(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> Part:
     return Part(index, np.ascontiguousarray(images[index]), labels[index].astype(np.int64))
 
 
-def digest(train: Part, test: Part) -> str:
-    """Returns the hex sha256 over indices, labels and pixels of both parts: what was trained and tested on."""
+def digest(train: Part, test: Part, of_frames: str | None = None) -> str:
+    """Returns the hex sha256 over indices, labels and pixels of both parts: what was trained and tested on.
+
+    of_frames: the digest that frames have already, in place of their pixels.
+    """
     hasher = hashlib.sha256()
     for part in (train, test):
         hasher.update(repr(part.images.shape).encode())
         hasher.update(part.index.astype("<i8").tobytes())
         hasher.update(part.labels.astype("<i8").tobytes())
-        hasher.update(np.ascontiguousarray(part.images).data)
+        hasher.update(np.ascontiguousarray(part.images).data if of_frames is None else of_frames.encode())
     return hasher.hexdigest()
 
 
@@ -66,9 +74,10 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 class ImageSet(Dataset):
-    """Images that a loader fetches a batch at a time, as uint8: a quarter of the bytes to move to a device.
+    """Images that a loader fetches a batch at a time, as stored: uint8 is a quarter of the bytes to move to a device.
 
-    images: uint8 (N, C, H, W), labels: int64 (N,), mean and std: per channel in units of the stored uint8.
+    images: uint8 (N, C, H, W), or frames float16 (M, T, C, H, W). labels: int64 (N,). rows: where among the images the
+    samples of this set lie, int64 (N,), or None for all. mean and std: per channel in stored units.
     augment(images, epoch, index) -> images, all numpy, or None for a test set.
     """
 
@@ -80,19 +89,20 @@ class ImageSet(Dataset):
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        rows: np.ndarray | None = None,
         augment: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None,
     ):
         self.name, self.images, self.labels = name, images, labels
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.rows = tuple(mean), tuple(std), rows
         self.augment = augment
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Returns images uint8 (B, C, H, W), augmented where the set is, and labels int64 (B,) of (epoch, index)."""
+        """Returns stored images (B, ...), augmented where the set is, and labels int64 (B,) of (epoch, index)."""
         epoch, index = np.array(keys, dtype=np.int64).T
-        images = self.images.numpy()[index]
+        images = self.images.numpy()[index if self.rows is None else self.rows[index]]
         if self.augment is not None:
             images = self.augment(images, epoch, index)
         return torch.from_numpy(images), self.labels[torch.from_numpy(index)]

@@ -108,6 +108,13 @@ def evaluate(
 
 
 def to_input(dataset: ImageSet, images: Tensor, channels_last: bool) -> Tensor:
-    """Returns normalised float images (B, C, H, W), on the device of ``images``, in the asked memory format."""
+    """Returns normalised float images (B, C, H, W), or frames (T, B, C, H, W), on the device of ``images``.
+
+    images: as stored, frames as (B, T, C, H, W). channels_last: the memory format of images, and of every frame.
+    """
     x = dataset.normalise(images)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    if x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    frames = x.transpose(0, 1).flatten(0, 1)
+    frames = frames.contiguous(memory_format=torch.channels_last) if channels_last else frames
+    return frames.unflatten(0, (x.shape[1], x.shape[0]))

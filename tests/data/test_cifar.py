@@ -70,17 +70,8 @@ def requests(monkeypatch):
 
 
 def build(name, root, *, download=False):
-    return build_data(
-        name=name,
-        root=str(root),
-        download=download,
-        crop_padding=4,
-        flip=True,
-        test_fraction=None,
-        split_seed=None,
-        samples=None,
-        seed=0,
-    )
+    options = {"root": str(root), "download": download, "crop_padding": 4, "flip": True}
+    return build_data(name, options, seed=0, timesteps=4)
 
 
 def one_line(caught):

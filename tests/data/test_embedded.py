@@ -14,7 +14,8 @@ from snnrepro.errors import DataError
 def build(name="digits", **changes):
     values = {"crop_padding": 1, "flip": False, "test_fraction": 0.2, "split_seed": 0, "seed": 0}
     values |= {"root": None, "download": None, "samples": 200 if name == "synthetic" else None}
-    return build_data(name=name, **(values | changes))
+    values |= changes
+    return build_data(name, values, seed=values["seed"], timesteps=4)
 
 
 def test_digits_are_scikit_learns_pixels_and_labels():

@@ -119,7 +119,7 @@ def test_operators_are_registered_as_torch_wants_them():
     y = torch.randn(4, 3, 17, 5, requires_grad=True)
     norm = [torch.rand(5), torch.rand(5), torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)]
     for shortcut in (None, torch.randn(4, 3, 17, 5, requires_grad=True)):
-        args = (y, *norm, shortcut, None, None, None, None, *scalars, 1e-5, True, True, *flat)
+        args = (y, *norm, shortcut, None, None, None, None, *scalars, None, 1e-5, True, True, *flat)
         torch.library.opcheck(norm_ops.norm_lif_op, args)
 
 
