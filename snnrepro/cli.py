@@ -22,6 +22,7 @@ USAGE = """usage: snnrepro COMMAND ...
 
   train [-m] [GROUP=OPTION ...] [KEY=VALUE ...]   train one run, or with -m every combination; train --help lists keys
   evaluate run=RUN_ID [timesteps=1,2,4]           evaluate a run again, at other timesteps
+  claims --scale mini|paper [--run]               the paper's claims on our runs: supported, contradicted, inconclusive
   table NAME --scale mini|paper                   plan, run and render a table of the paper
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
   wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
@@ -117,6 +118,12 @@ def _table(words: list[str]) -> int:
     return table(words)
 
 
+def _claims(words: list[str]) -> int:
+    from snnrepro.analysis.command import main as claims
+
+    return claims(words)
+
+
 def _import(words: list[str]) -> int:
     from snnrepro.importers.command import main as import_checkpoint
 
@@ -133,6 +140,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "table": _table,
+    "claims": _claims,
     "import-checkpoint": _import,
     "wandb-push": _push,
 }

@@ -75,7 +75,7 @@ def _import(run: RunConfig, file: Path, batches: int) -> Path:
     folder = Path(run.runtime.output_dir) / "imported" / f"{file.name.partition('.')[0]}-{_digest(file, run, batches)}"
     io.write_atomic(folder / "config.yaml", to_yaml(run))
     checkpoints = Checkpoints(folder / "checkpoints")
-    checkpoints.save(0, {"run": folder.name, "model": model.state_dict()}, None)
+    checkpoints.save(0, {"run": folder.name, "model": model.state_dict()}, [])
     return checkpoints.file(0)
 
 

@@ -4,6 +4,7 @@
 """
 
 import io as memory
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load_file(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest two and the best are kept."""
+    """The checkpoints of one run: the newest two are kept, and those that the run asks for."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -55,8 +56,8 @@ class Checkpoints:
         """Returns the steps of complete checkpoints, ascending."""
         return sorted(int(p.stem) for p in self.folder.glob("*.json") if p.with_suffix(".pt").exists())
 
-    def save(self, step: int, state: dict[str, Any], best_step: int | None) -> None:
-        """Writes the state of ``step`` and removes what is no longer needed.
+    def save(self, step: int, state: dict[str, Any], keep: Collection[int | None]) -> None:
+        """Writes the state of ``step`` and removes all but the newest two and the steps in ``keep``.
 
         Raises DivergedError rather than write a non-finite model, StorageError when the disk refuses.
         """
@@ -68,7 +69,7 @@ class Checkpoints:
         io.write_atomic(self.file(step), data)
         digest = {"sha256": io.sha256(data), "bytes": len(data), "step": step, "run": state["run"]}
         io.write_json(self.file(step).with_suffix(".json"), digest)
-        kept = {*self.steps()[-2:], best_step}
+        kept = {*self.steps()[-2:], *keep}
         for old in self.steps():
             if old not in kept:
                 io.remove(self.file(old).with_suffix(".json"))

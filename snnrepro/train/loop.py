@@ -195,7 +195,7 @@ class Trainer:
     def finish_epoch(self) -> dict[str, Any]:
         """Evaluates, writes the epoch's line and checkpoint, and returns the line."""
         run, totals = self.run, self.totals
-        # A buffer may have gone bad in a step whose loss and gradient were still finite.
+        # A buffer may go bad in a step whose loss and gradient are finite.
         assert_finite(self.model.state_dict())
         tested = evaluate(
             self.model,
@@ -255,8 +255,9 @@ class Trainer:
             "final": self.final,
             "timing": self.timing,
         }
-        best = self.best["step"] if self.best else None
-        distributed.from_main(lambda: self.checkpoints.save(self.step, state, best))
+        # The best, and for the paper's Tables 7-9 those after the first and the middle epoch.
+        keep = [self.best["step"] if self.best else None, len(self.order), len(self.order) * (self.run.epochs // 2)]
+        distributed.from_main(lambda: self.checkpoints.save(self.step, state, keep))
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, where there is one."""
@@ -277,7 +278,7 @@ class Trainer:
             io.keep_lines(self.path / "metrics.jsonl", self.epoch)
 
     def write_record(self, status: str, diverged: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Writes and returns the run's record; its presence is what makes the run finished."""
+        """Writes and returns the run's record, whose presence makes the run finished."""
         record = {
             "id": self.id,
             "status": status,

@@ -19,7 +19,7 @@ def state(step: int, value: float = 0.0) -> dict:
 def saved(tmp_path) -> Checkpoints:
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
-        checkpoints.save(step, state(step), None)
+        checkpoints.save(step, state(step), [])
     return checkpoints
 
 
@@ -64,7 +64,7 @@ def test_a_flipped_bit_would_load_without_the_digest(saved):
 def test_newest_two_and_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for step in range(1, 7):
-        checkpoints.save(step, state(step), best_step=2)
+        checkpoints.save(step, state(step), keep=[2])
     assert checkpoints.steps() == [2, 5, 6]
     assert {p.suffix for p in tmp_path.iterdir()} == {".pt", ".json"}
 
@@ -87,7 +87,7 @@ def test_every_crash_point_leaves_a_resumable_run(tmp_path, monkeypatch, fault):
         point += 1
         folder = tmp_path / str(point)
         checkpoints = Checkpoints(folder)
-        checkpoints.save(1, state(1), None)
+        checkpoints.save(1, state(1), [])
         calls = iter(range(1, 1000))
 
         def failing(name):
@@ -101,7 +101,7 @@ def test_every_crash_point_leaves_a_resumable_run(tmp_path, monkeypatch, fault):
         for name in real:
             monkeypatch.setattr(os, name, failing(name))
         try:
-            checkpoints.save(2, state(2), None)
+            checkpoints.save(2, state(2), [])
             completed = True
         except (Crash, StorageError):
             pass
@@ -117,7 +117,7 @@ def test_non_finite_weights_are_never_written(saved):
     bad = state(3)
     bad["model"]["w"][7] = float("nan")
     with pytest.raises(DivergedError, match="w is not finite"):
-        saved.save(3, bad, None)
+        saved.save(3, bad, [])
     assert saved.steps() == [1, 2]
 
 

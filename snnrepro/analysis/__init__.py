@@ -1,0 +1,1 @@
+"""What the paper measures besides accuracy: statistics, what a trained network does inside, figures, claims."""

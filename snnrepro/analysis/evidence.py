@@ -1,0 +1,115 @@
+"""The runs that claims and figures need: which they are, which exist, and what they left behind."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from snnrepro import io
+from snnrepro.compose import composer
+from snnrepro.errors import ConfigError
+from snnrepro.jobs import Job
+from snnrepro.runs import read_record
+
+PAPER = Path(__file__).resolve().parent.parent / "paper"
+
+
+class MissingRun(LookupError):
+    """A claim asks for a run that has not been made."""
+
+
+@cache
+def claims_file() -> dict[str, Any]:
+    """Returns ``paper/claims.yaml``: runs, seeds and claims."""
+    return yaml.safe_load((PAPER / "claims.yaml").read_text())
+
+
+@cache
+def paper_numbers() -> dict[str, Any]:
+    """Returns ``paper/figures.yaml``: what the paper plots and prints."""
+    return yaml.safe_load((PAPER / "figures.yaml").read_text())
+
+
+def named_runs() -> dict[str, list[str]]:
+    """Returns the words of every run by its name, without the scale's."""
+    data = claims_file()
+    runs = {name: list(words) for name, words in data["runs"].items()}
+    for family in data["families"]:
+        keys = family["values"]
+        for values in itertools.product(*keys.values()):
+            given = dict(zip(keys, values, strict=True))
+            runs[family["name"].format(**given)] = [word.format(**given) for word in family["words"]]
+    return runs
+
+
+def jobs(scale: str, extra: Sequence[str]) -> dict[tuple[str, int], Job]:
+    """Returns the job of every named run and seed. Raises ConfigError for an unknown scale or wrong words."""
+    scales = claims_file()["scales"]
+    if scale not in scales:
+        raise ConfigError(f"--scale {scale}: must be one of {', '.join(scales)}")
+    found = {}
+    with composer() as make:
+        for name, words in named_runs().items():
+            for seed in claims_file()["seeds"]:
+                line = [*scales[scale], *words, f"seed={seed}", *extra]
+                found[name, seed] = Job(line, make(line))
+    return found
+
+
+@dataclass
+class Runs:
+    """The evidence of one seed; raises MissingRun where a run does not exist. used: the names that were asked for."""
+
+    jobs: dict[tuple[str, int], Job]
+    seed: int
+    used: set[str] = field(default_factory=set)
+
+    def _record(self, run: str) -> dict[str, Any]:
+        self.used.add(run)
+        record = read_record(self.jobs[run, self.seed].path)
+        if record is None:
+            raise MissingRun(run)
+        return record
+
+    def diverged(self, run: str) -> bool:
+        """Returns whether the run's numbers became non-finite."""
+        return self._record(run)["status"] == "diverged"
+
+    def top1(self, run: str) -> float:
+        """Returns the final test accuracy in percent, 0 for a diverged run."""
+        return 0.0 if self.diverged(run) else self._record(run)["final"]["top1"]
+
+    def rate(self, run: str) -> float:
+        """Returns the final firing rate of the network, every neuron counted alike."""
+        return self._record(run)["final"]["firing_rate_mean"]["by_neuron"]
+
+    def history(self, run: str) -> list[float]:
+        """Returns the test accuracy after every epoch."""
+        self._record(run)
+        lines = (self.jobs[run, self.seed].path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["top1"] for line in lines]
+
+    def learned(self, run: str) -> list[dict[str, dict[str, float]]]:
+        """Returns the learned scalars of every layer after every epoch."""
+        self._record(run)
+        lines = (self.jobs[run, self.seed].path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["learned"] for line in lines]
+
+    def analysis(self, run: str, timesteps: int | None = None) -> dict[str, Any]:
+        """Returns what ``analysis.run.analyse`` found in the run, made where it is missing."""
+        if self.diverged(run):
+            raise MissingRun(f"{run} diverged")
+        from snnrepro.analysis.run import analyse
+
+        return analyse(self.jobs[run, self.seed].path, timesteps)
+
+
+def write(folder: Path, name: str, content: str) -> Path:
+    """Writes a text file into ``folder`` and returns its path."""
+    io.write_atomic(folder / name, content)
+    return folder / name

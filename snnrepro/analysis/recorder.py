@@ -1,0 +1,138 @@
+"""What the spiking layers of a network do, gathered batch by batch in constant memory."""
+
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from snnrepro.analysis.statistics import edges_of, histogram, ljung_box, noise_floor, total_variation
+from snnrepro.neurons import LIF, spiking_layers
+from snnrepro.neurons.current import NormalisedCurrent
+from snnrepro.neurons.reference import lif_reference
+
+# What is put into histograms: the input current I, the potential before firing M, the membrane after reset U.
+QUANTITIES = ("input", "potential", "membrane")
+
+
+class LayerRecord:
+    """Sums over batches of one spiking layer; bins come from the last step of the first batch."""
+
+    def __init__(self, timesteps: int):
+        self.timesteps = timesteps
+        self.edges: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.moments = {name: torch.zeros(timesteps, 3, dtype=torch.float64) for name in QUANTITIES}
+        # Per step: spikes, active neurons, of these within one and two thresholds.
+        self.totals = torch.zeros(timesteps, 4, dtype=torch.float64)
+        self.neurons = 0
+        # Independence over time: series not rejected, tested, constant; and the first for shuffled steps.
+        self.series = torch.zeros(4, dtype=torch.float64)
+
+    def add(self, current: Tensor, m: Tensor, s: Tensor, u: Tensor, v_threshold: float) -> None:
+        """Adds a batch: input, potential, spikes and membrane, each (T, neurons)."""
+        active = s.any(0)
+        self._histogram("input", current)
+        # Of the neurons that fired in the window, as MP-Init sees them.
+        self._histogram("potential", m[:, active])
+        self._histogram("membrane", u[:, active])
+        within = [(u[:, active].abs() <= k * v_threshold).sum(1) for k in (1, 2)]
+        self.totals += torch.stack([s.sum(1), active.sum().expand(len(s)), *within], 1).double().cpu()
+        self.neurons += s.shape[1]
+        if self.timesteps > 2 and current.shape[0] > 1:
+            self._independence(current)
+
+    def _histogram(self, name: str, values: Tensor) -> None:
+        if not values.numel():
+            return
+        if name not in self.edges:
+            self.edges[name] = edges_of(values[-1])
+            self.counts[name] = torch.zeros(self.timesteps, len(self.edges[name]) + 1, dtype=torch.int64)
+        self.counts[name] += torch.stack([histogram(step, self.edges[name]) for step in values])
+        wide = values.double()
+        sums = [torch.full((len(wide),), wide.shape[1]), wide.sum(1).cpu(), wide.square().sum(1).cpu()]
+        self.moments[name] += torch.stack(sums, 1)
+
+    def _independence(self, current: Tensor) -> None:
+        p = ljung_box(current)
+        valid = ~p.isnan()
+        generator = torch.Generator(device=current.device).manual_seed(0)
+        order = torch.rand(current.shape, generator=generator, device=current.device).argsort(0)
+        shuffled = ljung_box(current.gather(0, order))
+        found = [(p[valid] >= 0.05).sum(), valid.sum(), (~valid).sum(), (shuffled[valid] >= 0.05).sum()]
+        self.series += torch.stack(found).double().cpu()
+
+    def result(self) -> dict[str, Any]:
+        """Returns the layer's statistics as plain values."""
+        spikes, active, one, two = self.totals.unbind(1)
+        found: dict[str, Any] = {
+            "firing_rate": (spikes / self.neurons).tolist(),
+            "active_share": (active[-1] / self.neurons).item(),
+            "within_1V": (one / active).nan_to_num(1.0).tolist(),
+            "within_2V": (two / active).nan_to_num(1.0).tolist(),
+        }
+        for name, counts in self.counts.items():
+            count, total, square = self.moments[name].unbind(1)
+            mean = total / count
+            tv = [total_variation(step, counts[-1]) for step in counts[:-1]]
+            found[name] = {
+                "edges": self.edges[name].tolist(),
+                "counts": counts.tolist(),
+                "mean": mean.tolist(),
+                "std": (square / count - mean.square()).clamp(min=0).sqrt().tolist(),
+                "tv": tv,
+                "noise_floor": noise_floor(counts[-1], int(count[-1])),
+            }
+        kept, tested, constant, shuffled = self.series.tolist()
+        if tested:
+            found["ljung_box"] = {
+                "not_rejected": 100 * kept / tested,
+                "shuffled": 100 * shuffled / tested,
+                "tested": int(tested),
+                "constant": int(constant),
+            }
+        return found
+
+
+class Recorder:
+    """Records every spiking layer of ``model`` while entered, at each forward without gradients.
+
+    The layers' own outputs are untouched; potentials are computed a second time by the reference equations, layer by
+    layer, so that no more than one layer's window is held at a time.
+    """
+
+    def __init__(self, model: nn.Module, timesteps: int):
+        self.layers = {name: LayerRecord(timesteps) for name, _ in spiking_layers(model)}
+        self.model = model
+
+    def __enter__(self) -> Self:
+        def hook(record: LayerRecord):
+            return lambda layer, inputs, options: record.add(*window(layer, *inputs, **options))
+
+        self._handles = [
+            layer.register_forward_pre_hook(hook(self.layers[name]), with_kwargs=True)
+            for name, layer in spiking_layers(self.model)
+        ]
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Returns the statistics of every layer by its name."""
+        return {name: record.result() for name, record in self.layers.items() if record.neurons}
+
+
+@torch.no_grad()
+def window(layer: LIF, x: Any, timesteps: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Returns (input, potential, spikes, membrane after reset), each (T, neurons), and V_thr, of a layer's forward."""
+    if isinstance(x, NormalisedCurrent):
+        x = x.tensor()
+    steps: list[tuple[Tensor, Tensor]] = []
+    dynamics = layer.dynamics(x.shape[0] if timesteps is None else timesteps)
+    v_threshold = layer.v_threshold
+    lif_reference(x, layer.u_init.clone(), v_threshold, layer.tau, **dynamics._asdict(), record=steps)
+    m, s = (torch.stack(part).flatten(1) for part in zip(*steps, strict=True))
+    u = m - v_threshold * s if layer.reset == "soft" else m * (1 - s)
+    return x.flatten(1).expand(len(m), -1), m, s, u, v_threshold.item()

@@ -1,0 +1,141 @@
+"""A finished run under the microscope: loads its checkpoints and writes ``analysis.json`` into its folder."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnrepro import io
+from snnrepro.analysis import energy, gradients, statistics
+from snnrepro.analysis.recorder import Recorder
+from snnrepro.build import build_dataset, build_loss, build_model
+from snnrepro.compose import from_yaml
+from snnrepro.config import RunConfig
+from snnrepro.data import Data, EpochOrder, loader
+from snnrepro.deploy import absorb
+from snnrepro.errors import AbsorptionError, StorageError
+from snnrepro.runs import read_record
+from snnrepro.runtime import place, set_up
+from snnrepro.train.checkpoint import Checkpoints, load_file
+from snnrepro.train.evaluation import to_input
+
+# Batches of the training set that gradients are averaged over.
+GRADIENT_BATCHES = 50
+FILE = "analysis.json"
+
+
+def analyse(folder: Path, timesteps: int | None = None) -> dict[str, Any]:
+    """Returns what the finished run in ``folder`` does inside, from its ``analysis.json``, which is made where missing.
+
+    timesteps: the window in which layers are recorded, the run's own unless given. Raises StorageError where the run
+    is not finished or its checkpoints are gone.
+    """
+    record = read_record(folder)
+    if record is None or record["status"] != "done":
+        raise StorageError(f"{folder}: not a finished run; train it first")
+    run = from_yaml(folder / "config.yaml")
+    steps = run.timesteps if timesteps is None else timesteps
+    file = folder / (FILE if steps == run.timesteps else f"analysis_T{steps}.json")
+    if not file.exists():
+        io.write_json(file, _analyse(run, folder, steps))
+    return io.read_json(file)
+
+
+def _analyse(run: RunConfig, folder: Path, steps: int) -> dict[str, Any]:
+    device = set_up(run.runtime, run.seed)
+    data = build_dataset(run)
+    model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
+    model = place(model, device, run.runtime.channels_last)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    _load(model, checkpoints, checkpoints.steps()[-1:])
+    found: dict[str, Any] = {"run": folder.name, "timesteps": steps, **_observe(run, model, data, device, steps)}
+    if steps == run.timesteps:
+        found["energy"] = _energy(run, model, data, device)
+        found["cosine"] = _cosines(run, model, data, device)
+        per_epoch = -(-len(data.train) // run.batch_size)
+        for name, epoch in (("first", 1), ("middle", run.epochs // 2)):
+            _load(model, checkpoints, [per_epoch * epoch])
+            found[f"gradients_{name}"] = gradients.gradient_statistics(
+                model, _training(run, data, device), build_loss(run), run.timesteps
+            )
+    return found
+
+
+def _load(model: nn.Module, checkpoints: Checkpoints, steps: list[int]) -> None:
+    if not steps or steps[0] not in checkpoints.steps():
+        raise StorageError(
+            f"{checkpoints.folder}: the checkpoint of step {steps or 'any'} is gone; train the run again"
+        )
+    model.load_state_dict(load_file(checkpoints.file(steps[0]))["model"])
+
+
+def _observe(run: RunConfig, model: nn.Module, data: Data, device: torch.device, steps: int) -> dict[str, Any]:
+    """Records the layers over the test set, and what the network predicts at every step."""
+    model.eval()
+    logits, labels = [], []
+    with torch.no_grad(), Recorder(model, steps) as recorder:
+        for x, y in _test(run, data, device):
+            logits.append(model(x, steps).float().cpu())
+            labels.append(y.cpu())
+    z, target = torch.cat(logits, 1), torch.cat(labels)
+    learned = {name: _scalars(layer) for name, layer in model.named_modules() if hasattr(layer, "u_init")}
+    return {
+        "layers": recorder.results(),
+        "learned": learned,
+        "class_shares": statistics.class_shares(z).tolist(),
+        "top1_of_step": [100 * (step.argmax(-1) == target).double().mean().item() for step in z],
+        "separation": [statistics.silhouette(points, target) for points in _projected(z)],
+        "projected": _projected(z)[:, :400].tolist(),
+        "labels": target[:400].tolist(),
+    }
+
+
+def _scalars(layer: Any) -> dict[str, float]:
+    values = {name: getattr(layer, name).item() for name in ("v_threshold", "tau", "u_init")}
+    return {**values, "u_init_over_v": values["u_init"] / values["v_threshold"]}
+
+
+def _projected(logits: Tensor) -> Tensor:
+    """Returns the logits (T, N, K) in the two main directions of their mean over time, (T, N, 2): one basis for all."""
+    mean = logits.double().mean(0)
+    centre = mean.mean(0)
+    _, _, directions = torch.linalg.svd(mean - centre, full_matrices=False)
+    return (logits.double() - centre) @ directions[:2].T
+
+
+def _energy(run: RunConfig, model: nn.Module, data: Data, device: torch.device) -> dict[str, Any] | None:
+    try:
+        network = absorb(model).to(device)
+    except AbsorptionError as error:
+        return {"refused": str(error)}
+    batches = (x for x, _ in islice(_test(run, data, device), 2))
+    total, layers = energy.count_operations(network, batches, run.timesteps)
+    return {"acs": total.acs, "macs": total.macs, "millijoule": total.millijoule, "layers": layers}
+
+
+def _cosines(run: RunConfig, model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:
+    """Returns the steps' cosines of every convolution that sees every step (Fig. 10)."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d) and "stem" not in name]
+    loss = build_loss(run)
+    return {
+        name: gradients.step_cosines(
+            model, name, islice(_training(run, data, device), 10), loss, run.timesteps
+        ).tolist()
+        for name in names
+    }
+
+
+def _training(run: RunConfig, data: Data, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    order = EpochOrder(len(data.train), seed=run.seed, batch_size=run.batch_size)
+    batches = loader(data.train, order, workers=0, pin_memory=False)
+    for images, labels in islice(batches, GRADIENT_BATCHES):
+        yield to_input(data.train, images.to(device), run.runtime.channels_last), labels.to(device)
+
+
+def _test(run: RunConfig, data: Data, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    order = EpochOrder(len(data.test), seed=None, batch_size=run.runtime.eval_batch_size)
+    for images, labels in loader(data.test, order, workers=0, pin_memory=False):
+        yield to_input(data.test, images.to(device), run.runtime.channels_last), labels.to(device)
