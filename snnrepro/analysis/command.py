@@ -78,7 +78,7 @@ def render(rows: list[dict[str, Any]], scale: str) -> str:
         f"**The paper's claims.** Scale: **{scale}{': digits, not paper numbers' if scale == 'mini' else ''}**.",
         "",
         "A margin is positive where the claim holds. Ours: one-sided t-test of the mean margin over seeds, 5 % level. "
-        "(e): the threshold was set knowing the paper's values. Last column: the same statistic of the paper's numbers.",
+        "(e): the threshold was set knowing the paper's values. Last column: the same on the paper's numbers.",
         "",
         "| claim | statistic | ours | margins by seed | p | on the paper's numbers |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -27,10 +27,12 @@ def gradient_statistics(model: nn.Module, batches: Batches, loss_fn: Callable, t
         "grad_cv": {name: [] for name in convolutions},
         "ratio_ag": {name: [] for name, _ in spiking_layers(model)},
     }
-    with _undisturbed(model), _watching(model, found["ratio_ag"]):
+    with _watching(model, found["ratio_ag"]):
         for x, labels in batches:
             model.zero_grad()
-            loss_fn(model(x, timesteps).float(), labels).backward()
+            # Every batch meets the same network: running means would move from one to the next.
+            with _undisturbed(model):
+                loss_fn(model(x, timesteps).float(), labels).backward()
             for name, module in convolutions.items():
                 gradient = module.weight.grad
                 assert gradient is not None
@@ -84,8 +86,8 @@ def step_cosines(model: nn.Module, name: str, batches: Batches, loss_fn: Callabl
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
     found = []
-    with _undisturbed(model):
-        for x, labels in batches:
+    for x, labels in batches:
+        with _undisturbed(model):
             found.append(cosine_matrix(step_gradients(model, conv, x, labels, loss_fn, timesteps).flatten(1)))
     return torch.stack(found).mean(0)
 

@@ -220,8 +220,7 @@ class Trainer:
         }
         if self.best is None or tested["top1"] > self.best["top1"]:
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.totals = {"loss": 0.0, "correct": 0, "seen": 0}
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {"loss": 0.0, "correct": 0, "seen": 0}
         if rank() == 0:
             io.append_line(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False))
         self.save()
@@ -255,7 +254,7 @@ class Trainer:
             "final": self.final,
             "timing": self.timing,
         }
-        # The best, and for the paper's Tables 7-9 those after the first and the middle epoch.
+        # The best, and for Tables 7-9 those after the first and the middle epoch.
         keep = [self.best["step"] if self.best else None, len(self.order), len(self.order) * (self.run.epochs // 2)]
         distributed.from_main(lambda: self.checkpoints.save(self.step, state, keep))
 
