@@ -25,6 +25,8 @@ from snnrepro.train.evaluation import to_input
 # Batches of the training set that gradients are averaged over.
 GRADIENT_BATCHES = 50
 FILE = "analysis.json"
+# Raised when a statistic changes, so that older files are made again.
+VERSION = 1
 
 
 def analyse(folder: Path, timesteps: int | None = None) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def analyse(folder: Path, timesteps: int | None = None) -> dict[str, Any]:
     run = from_yaml(folder / "config.yaml")
     steps = run.timesteps if timesteps is None else timesteps
     file = folder / (FILE if steps == run.timesteps else f"analysis_T{steps}.json")
-    if not file.exists():
+    if not file.exists() or io.read_json(file).get("version") != VERSION:
         io.write_json(file, _analyse(run, folder, steps))
     return io.read_json(file)
 
@@ -51,7 +53,12 @@ def _analyse(run: RunConfig, folder: Path, steps: int) -> dict[str, Any]:
     model = place(model, device, run.runtime.channels_last)
     checkpoints = Checkpoints(folder / "checkpoints")
     _load(model, checkpoints, checkpoints.steps()[-1:])
-    found: dict[str, Any] = {"run": folder.name, "timesteps": steps, **_observe(run, model, data, device, steps)}
+    found: dict[str, Any] = {
+        "version": VERSION,
+        "run": folder.name,
+        "timesteps": steps,
+        **_observe(run, model, data, device, steps),
+    }
     if steps == run.timesteps:
         found["energy"] = _energy(run, model, data, device)
         found["cosine"] = _cosines(run, model, data, device)
@@ -61,6 +68,11 @@ def _analyse(run: RunConfig, folder: Path, steps: int) -> dict[str, Any]:
             found[f"gradients_{name}"] = gradients.gradient_statistics(
                 model, _training(run, data, device), build_loss(run), run.timesteps
             )
+        # One number each for the tables: the mean over layers.
+        found["headline"] = {
+            name: {kind: sum(v.values()) / len(v) for kind, v in found[f"gradients_{name}"].items()}
+            for name in ("first", "middle")
+        }
     return found
 
 

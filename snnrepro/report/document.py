@@ -65,6 +65,7 @@ def _cell(cell: Cell, commits: set[str]) -> dict[str, Any]:
         "n": len(values),
         "diverged": sum(run["status"] == "diverged" for run in runs),
         "missing": sum(run["status"] == "missing" for run in runs),
+        "metric": cell.metric,
         "words": list(cell.words),
         "runs": runs,
     }

@@ -27,7 +27,7 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [
         f"**{name}. {document['title']}.** Scale: **{scale_label(document)}**.",
         "",
-        f"`{document['metric']}` in percent, ours as mean ± sample standard deviation over seeds "
+        f"`{document['metric']}`{' in percent' if document['metric'].startswith('final.') else ''}, ours as mean ± sample standard deviation over seeds "
         f"{', '.join(map(str, seeds))} (n = {len(seeds)} where nothing else is said). "
         "`div.`: diverged, with the share of seeds where some did not; `-`: no run.",
         "",
@@ -64,8 +64,8 @@ def ours(cell: Cell, seeds: int) -> str:
         return "div."
     parts = []
     if n:
-        spread = f" ± {cell['std']:.2f}" if cell["std"] is not None else ""
-        parts.append(f"{cell['mean']:.2f}{spread}")
+        spread = f" ± {_number(cell, cell['std'])}" if cell["std"] is not None else ""
+        parts.append(f"{_number(cell, cell['mean'])}{spread}")
     if diverged:
         parts.append(f"div. ({diverged}/{n + diverged})")
     incomplete = f" (n = {n})" if n + diverged < seeds else ""
@@ -77,8 +77,14 @@ def _paper(cell: Cell) -> str:
         return ""
     if cell["paper"] == DIVERGED:
         return "div."
-    spread = f" ± {cell['paper_std']:.2f}" if cell["paper_std"] is not None else ""
-    return f"{cell['paper']:.2f}{spread}"
+    spread = f" ± {_number(cell, cell['paper_std'])}" if cell["paper_std"] is not None else ""
+    return f"{_number(cell, cell['paper'])}{spread}"
+
+
+def _number(cell: Cell, value: float) -> str:
+    """Returns accuracies in percent with two decimals, anything else with four digits."""
+    # Stored tables that name no metric hold accuracies.
+    return f"{value:.2f}" if cell.get("metric", "final.").startswith("final.") else f"{value:.4g}"
 
 
 def _difference(cell: Cell) -> str:

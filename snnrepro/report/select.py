@@ -110,8 +110,8 @@ def distinct_jobs(cells: Sequence[Cell]) -> list[Job]:
     return list({id: job for cell in cells for id, job in cell.jobs.items()}.values())
 
 
-def outcome(id: str, job: Job, metric: str) -> Outcome:
-    """Returns what the run ``id`` says about ``metric``. Raises StorageError where its record is damaged."""
+def outcome(id: str, job: Job, metric: str | None) -> Outcome:
+    """Returns what the run ``id`` says about ``metric``; None: only its status. Raises StorageError for damage."""
     repair = "remove the run's folder, the same command runs it again"
     try:
         record = read_record(job.path)
@@ -124,11 +124,22 @@ def outcome(id: str, job: Job, metric: str) -> Outcome:
             raise ValueError(f"it belongs to {record['id']}")
         if record["status"] not in ("done", "diverged"):
             raise ValueError(f"status {record['status']!r}")
-        value = _value(record, metric) if record["status"] == "done" else None
+        value = None
+        if record["status"] == "done" and metric is not None:
+            value = _value(_source(job, record, metric), metric)
         return Outcome(record["status"], value, record["provenance"].get("commit"))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise StorageError(f"{job.path / 'record.json'}: damaged: {reason}; {repair}") from None
+
+
+def _source(job: Job, record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """Returns what holds the metric: the record, or what an analysis of the run finds, made where it is missing."""
+    if not metric.startswith("analysis."):
+        return record
+    from snnrepro.analysis.run import analyse
+
+    return {"analysis": analyse(job.path)}
 
 
 def _value(record: Mapping[str, Any], metric: str) -> float:
@@ -145,6 +156,6 @@ def missing_jobs(cells: Sequence[Cell]) -> list[Job]:
     missing: dict[str, Job] = {}
     for cell in cells:
         for id, job in cell.jobs.items():
-            if outcome(id, job, cell.metric).status == "missing":
+            if outcome(id, job, None).status == "missing":
                 missing[id] = job
     return list(missing.values())

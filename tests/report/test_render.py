@@ -123,3 +123,9 @@ def test_csv_has_one_line_per_cell_with_unrounded_numbers_and_run_ids(filled):
 def test_flat_rows_fit_their_header(filled):
     columns, rows = flat_rows(filled)
     assert {len(row) for row in rows} == {len(columns)} == {len(set(columns))}
+
+
+def test_other_quantities_have_four_digits():
+    cell = {"n": 3, "diverged": 0, "mean": 0.000588862, "std": 1.234567e-5, "metric": "analysis.energy.millijoule"}
+    assert ours(cell, 3) == "0.0005889 ± 1.235e-05"
+    assert ours(cell | {"metric": "final.top1", "mean": 97.2, "std": 0.1}, 3) == "97.20 ± 0.10"
