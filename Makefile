@@ -46,9 +46,10 @@ $(TABLES): setup  ## plan, run and render a table of the paper (SCALE=mini: embe
 claims: setup  ## judge the paper's claims by our runs, which are made where missing (SCALE=mini)
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
 
-reproduce: setup  ## all tables and claims, each run once (SCALE=mini: hours on 2 cores); go on after an interruption
+reproduce: setup  ## all tables, claims and figures, each run once (SCALE=mini: hours on 2 cores); go on after an interruption
 	for table in $(TABLES); do $(PYTHON) -m snnrepro table $$table --scale $(SCALE) $(ARGS) || exit $$?; done
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
+	$(PYTHON) -m snnrepro figure all --scale $(SCALE) $(ARGS)
 
 readme: setup  ## write the mini results into README.md
 	$(PYTHON) -m snnrepro table table10 --scale mini --readme README.md

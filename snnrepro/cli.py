@@ -23,6 +23,7 @@ USAGE = """usage: snnrepro COMMAND ...
   train [-m] [GROUP=OPTION ...] [KEY=VALUE ...]   train one run, or with -m every combination; train --help lists keys
   evaluate run=RUN_ID [timesteps=1,2,4]           evaluate a run again, at other timesteps
   claims --scale mini|paper [--run]               the paper's claims on our runs: supported, contradicted, inconclusive
+  figure N|all --scale mini|paper                 figures of the paper from our runs, its values beside them
   table NAME --scale mini|paper                   plan, run and render a table of the paper
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
   wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
@@ -124,6 +125,12 @@ def _claims(words: list[str]) -> int:
     return claims(words)
 
 
+def _figure(words: list[str]) -> int:
+    from snnrepro.analysis.figures import main as figure
+
+    return figure(words)
+
+
 def _import(words: list[str]) -> int:
     from snnrepro.importers.command import main as import_checkpoint
 
@@ -141,6 +148,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "table": _table,
     "claims": _claims,
+    "figure": _figure,
     "import-checkpoint": _import,
     "wandb-push": _push,
 }

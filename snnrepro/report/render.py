@@ -24,10 +24,11 @@ def markdown(document: dict[str, Any]) -> str:
     """Returns the table as Markdown: one grid per quantity, or one column per quantity where the table has one."""
     seeds = document["seeds"]
     name = document["table"].replace("table", "Table ")
+    unit = " in percent" if document["metric"].startswith("final.") else ""
     lines = [
         f"**{name}. {document['title']}.** Scale: **{scale_label(document)}**.",
         "",
-        f"`{document['metric']}`{' in percent' if document['metric'].startswith('final.') else ''}, ours as mean ± sample standard deviation over seeds "
+        f"`{document['metric']}`{unit}, ours as mean ± sample standard deviation over seeds "
         f"{', '.join(map(str, seeds))} (n = {len(seeds)} where nothing else is said). "
         "`div.`: diverged, with the share of seeds where some did not; `-`: no run.",
         "",

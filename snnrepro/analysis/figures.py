@@ -1,0 +1,127 @@
+"""``snnrepro figure N``: the paper's figures from our runs, as PNG and SVG, with what the paper plots beside."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from snnrepro import io
+from snnrepro.analysis import plots, simulation
+from snnrepro.analysis.claims import STRENGTHS
+from snnrepro.analysis.evidence import MissingRun, Runs, jobs, paper_numbers
+from snnrepro.errors import ConfigError, StorageError
+
+NOT_BUILT = {
+    "12": "needs DVS-CIFAR10; Fig. 11 shows the same statistics",
+    "15": "arctan and sigmoid over initial values: train them with surrogate=arctan,sigmoid in a sweep",
+    "16": "shapes over initial tau: train them with neuron.tau=1.33,2,3 in a sweep",
+}
+
+
+def _layer(e: Runs, runs: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the record of the first spiking layer of the last stage, as the paper's text says, for each run."""
+    found = {}
+    for run in runs:
+        layers = e.analysis(run)["layers"]
+        found[run] = layers[max(name for name in layers if name.endswith(".0.sn1"))]
+    return found
+
+
+def _curve(e: Runs, pattern: str) -> list[tuple[float, float]]:
+    return [(e.rate(run), e.top1(run)) for run in (pattern.format(w) for w in STRENGTHS)]
+
+
+def _cosine(e: Runs, run: str) -> list[list[float]]:
+    matrices = list(e.analysis(run)["cosine"].values())
+    size = range(len(matrices[0]))
+    return [[sum(m[i][j] for m in matrices) / len(matrices) for j in size] for i in size]
+
+
+def _rates(e: Runs, run: str) -> dict[str, list[float]]:
+    return {name: layer["firing_rate"] for name, layer in e.analysis(run)["layers"].items()}
+
+
+def _bars(e: Runs) -> dict[str, dict[str, list[float]]]:
+    return {
+        reset: {
+            family: [e.top1(f"trained_{reset}_{family}_{v}") for v in (0.5, 1.0, 2.0)]
+            for family in ("as_sg", "rs_sg", "trsg")
+        }
+        for reset in ("soft", "hard")
+    }
+
+
+_FOUR = ("base", "base_tebn", "base_tab", "mp")
+# Number: (what it shows, what our runs give, how it is drawn, size in inches).
+FIGURES: dict[str, tuple[str, Callable[[Runs], Any], Callable, tuple[float, float]]] = {
+    "1": ("potentials at t = 1, 2, 4", lambda e: _layer(e, _FOUR),
+          partial(plots.densities, quantity="potential", key="fig1_membrane_mean_sd"), (13, 3.2)),
+    "2": ("inputs at t = 1, 2, 4", lambda e: _layer(e, _FOUR),
+          partial(plots.densities, quantity="input", key="fig2_input_mean_sd"), (13, 3.2)),
+    "3": ("windows of the surrogate families", lambda e: {}, plots.surrogates, (9, 3.2)),
+    "4": ("logits without MP-Init", lambda e: e.analysis("base"), plots.logits, (10, 3.4)),
+    "5": ("logits with MP-Init", lambda e: e.analysis("mp"), plots.logits, (10, 3.4)),
+    "6": ("firing rates", lambda e: {run: _rates(e, run) for run in ("base", "mp")}, plots.firing_rates, (9, 3.4)),
+    "7": ("predicted classes", lambda e: {run: e.analysis(run)["class_shares"] for run in ("base", "mp")},
+          plots.class_shares, (9, 3.4)),
+    "8": ("accuracy at firing rates, MP-Init", lambda e: {
+        "with_mpinit": _curve(e, "sparse_mp_tr_{}"), "without_mpinit": _curve(e, "sparse_tr_{}")},
+          partial(plots.curves, key="fig8"), (9, 3.4)),
+    "9": ("families by initial threshold", _bars, plots.families, (9, 6)),
+    "10": ("cosines between steps", lambda e: {run: _cosine(e, run) for run in ("base", "mp")}, plots.cosines,
+           (13, 3.4)),
+    "11": ("stationarity of inputs", lambda e: e.analysis("base", 10)["layers"], plots.stationarity, (14, 3.6)),
+    "13": ("stationarity of membranes", lambda e: e.analysis("base", 10)["layers"], plots.membranes, (6, 3.6)),
+    "14": ("thresholds over epochs", lambda e: e.learned("mp_tr"), plots.trajectories, (10, 3.6)),
+    "17": ("accuracy at firing rates, trained parameters", lambda e: {
+        "training": _curve(e, "sparse_mp_tr_{}"), "no_training": _curve(e, "sparse_frozen_{}")},
+           partial(plots.curves, key="fig17"), (9, 3.4)),
+    "18": ("learned parameters", lambda e: {
+        "soft": e.analysis("mp_tr")["learned"], "hard": e.analysis("mp_tr_hard")["learned"]}, plots.learned, (13, 6)),
+    "19": ("forgetting, simulated", lambda e: simulation.panels(e.seed), plots.forgetting, (9, 3.4)),
+}  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    """Draws the figures asked for, prints their files, and returns the exit code.
+
+    Raises ConfigError for an unknown figure, StorageError where matplotlib or a run is missing.
+    """
+    parser = argparse.ArgumentParser(prog="snnrepro figure", description="Figures of the paper from our runs.")
+    parser.add_argument("number", help=f"{', '.join(FIGURES)}, or all")
+    parser.add_argument("--scale", default="mini", help="mini: digits, any CPU | paper: CIFAR-100")
+    args, extra = parser.parse_known_args(words)
+    if args.number not in (*FIGURES, "all"):
+        reason = NOT_BUILT.get(args.number, f"there are {', '.join(FIGURES)}")
+        raise ConfigError(f"figure {args.number}: {reason}")
+    evidence = Runs(jobs(args.scale, extra), 0)
+    folder = Path(evidence.jobs["base", 0].run.runtime.output_dir) / "figures"
+    for number in FIGURES if args.number == "all" else [args.number]:
+        try:
+            print(f"{draw(number, evidence, folder, args.scale)}: {FIGURES[number][0]}")
+        except MissingRun as run:
+            message = f"figure {number}: run {run} is missing; snnrepro claims --scale {args.scale} --run makes it"
+            if args.number != "all":
+                raise StorageError(message) from None
+            print(message)
+    return 0
+
+
+def draw(number: str, evidence: Runs, folder: Path, scale: str) -> Path:
+    """Writes figure ``number`` as PNG and SVG into ``folder`` and returns the PNG. Raises MissingRun."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise StorageError("figures need a package: pip install 'snnrepro[figures]'") from None
+    title, gather, plot, size = FIGURES[number]
+    data = gather(evidence)
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
+    plot(figure, data, paper_numbers())
+    note = "digits, seed 0: not the paper's data" if scale == "mini" else "CIFAR-100, seed 0"
+    figure.suptitle(f"Fig. {number}: {title} ({'simulation' if number in ('3', '19') else note})", fontsize=10)
+    io.make_dir(folder)
+    file = folder / f"fig{int(number):02d}_{scale}.png"
+    figure.savefig(file)
+    figure.savefig(file.with_suffix(".svg"))
+    return file
