@@ -98,17 +98,17 @@ def test_names_of_runs_match_their_words():
 def test_the_command_makes_missing_runs_and_writes_verdicts(tmp_path, capsys):
     words = ["epochs=2", "model.stem_width=4", "model.widths=[4,4,8]", "model.blocks=[1,1,1]",
              "runtime.backend=reference", f"runtime.output_dir={tmp_path}"]  # fmt: skip
-    assert main(["--only", "c2,c4,c5,c8,c17,c26,c28", *words]) == 0
+    assert main(["--only", "c4,c8,c17,c28", *words]) == 0
     out = capsys.readouterr().out
-    assert "**not run: " in out and "1 supported, 0 contradicted, 0 inconclusive, 6 not run" in out
-    assert main(["--only", "c2,c4,c5,c8,c14,c17,c26,c28", "--run", *words]) == 0
+    assert "**not run: " in out and "1 supported, 0 contradicted, 0 inconclusive, 3 not run" in out
+    assert main(["--only", "c4,c8,c17,c28", "--run", *words]) == 0
     first = capsys.readouterr().out
     assert "not run:" not in first and "0 not run" in first
     found = json.loads((tmp_path / "tables" / "claims_mini.json").read_text())
     assert all(len(row["margins"]) == 3 for row in found["claims"])
     # Nothing is trained or analysed twice.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")}
-    assert main(["--only", "c2,c4,c5,c8,c14,c17,c26,c28", "--run", *words]) == 0
+    assert main(["--only", "c4,c8,c17,c28", "--run", *words]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")} == before
     with pytest.raises(ConfigError, match="--only c99: no such claim"):
         main(["--only", "c99"])

@@ -36,7 +36,7 @@ def test_figures_from_runs(tmp_path, capsys):
 
     words = ["epochs=2", "model.stem_width=4", "model.widths=[4,4,8]", "model.blocks=[1,1,1]",
              "runtime.backend=reference", f"runtime.output_dir={tmp_path}"]  # fmt: skip
-    assert claims(["--only", "c4,c8,c17,c22,c23", "--run", *words]) == 0
-    for number in ("4", "5", "6", "7", "10", "11", "13", "14", "18"):
+    assert claims(["--only", "c8", "--run", *words]) == 0
+    for number in ("4", "5", "6", "7", "10", "11", "13"):
         assert main([number, *words]) == 0, number
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 9
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 7

@@ -1,0 +1,29 @@
+"""neuron=plif is SpikingJelly's ParametricLIFNode with ATan(2)."""
+
+import pytest
+import torch
+
+from snnrepro.build import neuron_factory
+from snnrepro.compose import compose_run
+
+
+def test_plif_is_the_published_neuron():
+    pytest.importorskip("spikingjelly")
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    ours = neuron_factory(compose_run(["neuron=plif", "runtime.backend=reference"]))().double()
+    theirs = neuron.ParametricLIFNode(
+        init_tau=2.0, v_threshold=1.0, v_reset=0.0, detach_reset=True, decay_input=True,
+        surrogate_function=surrogate.ATan(2.0), step_mode="m",
+    ).double()  # fmt: skip
+    x = torch.randn(5, 4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    weight = torch.randn(5, 4, 30, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [ours(inputs[0]), theirs(inputs[1])]
+    functional.reset_net(theirs)
+    assert torch.equal(*outputs) and 0 < outputs[0].mean() < 1
+    for o in outputs:
+        (o * weight).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.tau_raw.grad, theirs.w.grad, rtol=1e-8, atol=1e-10)
+    assert "v_threshold_raw" not in dict(ours.named_parameters())
