@@ -25,6 +25,8 @@ USAGE = """usage: snnrepro COMMAND ...
   claims --scale mini|paper [--run]               the paper's claims on our runs: supported, contradicted, inconclusive
   figure N|all --scale mini|paper                 figures of the paper from our runs, its values beside them
   table NAME --scale mini|paper                   plan, run and render a table of the paper
+  doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
+  data check|prepare NAME [KEY=VALUE ...]         read a dataset as a run would; prepare: download it, make its frames
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
   wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
 
@@ -131,6 +133,18 @@ def _figure(words: list[str]) -> int:
     return figure(words)
 
 
+def _doctor(words: list[str]) -> int:
+    from snnrepro.doctor import doctor
+
+    return doctor(words)
+
+
+def _data(words: list[str]) -> int:
+    from snnrepro.doctor import data
+
+    return data(words)
+
+
 def _import(words: list[str]) -> int:
     from snnrepro.importers.command import main as import_checkpoint
 
@@ -149,6 +163,8 @@ COMMANDS = {
     "table": _table,
     "claims": _claims,
     "figure": _figure,
+    "doctor": _doctor,
+    "data": _data,
     "import-checkpoint": _import,
     "wandb-push": _push,
 }

@@ -15,6 +15,12 @@ def _storage_error(action: str, path: Path, error: OSError) -> StorageError:
     )
 
 
+def cache_home() -> Path:
+    """Returns the folder for what can be made again: SNNREPRO_CACHE, or snnrepro in the user's cache."""
+    root = os.environ.get("SNNREPRO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "snnrepro"
+    return Path(root).expanduser()
+
+
 def make_dir(path: Path) -> None:
     """Creates ``path`` and its parents. Raises StorageError."""
     try:

@@ -49,8 +49,7 @@ def compiler() -> str | None:
 
 def cache_folder() -> Path:
     """Returns the folder of this machine's libraries: another CPU, torch or source file means another folder."""
-    root = os.environ.get("SNNREPRO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "snnrepro"
-    return Path(root).expanduser() / "kernels" / _fingerprint()
+    return io.cache_home() / "kernels" / _fingerprint()
 
 
 @cache

@@ -24,6 +24,6 @@ def test_plif_is_the_published_neuron():
     assert torch.equal(*outputs) and 0 < outputs[0].mean() < 1
     for o in outputs:
         (o * weight).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(ours.tau_raw.grad, theirs.w.grad, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours.tau_raw.grad, theirs.w.grad, rtol=1e-6, atol=1e-9)
     assert "v_threshold_raw" not in dict(ours.named_parameters())

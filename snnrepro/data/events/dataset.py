@@ -1,6 +1,5 @@
 """Event datasets as frames: recordings of CIFAR10-DVS, and simulated ones of digits and of CIFAR-10."""
 
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from snnrepro import io
 from snnrepro.data.events import files, simulate, slicing
 from snnrepro.data.events.cache import cached_frames
 from snnrepro.data.events.reader import READERS
@@ -67,14 +67,9 @@ def _simulated(name: str, options: Mapping[str, Any], timesteps: int) -> Source:
     content = {"name": name, "by": options["slice_by"], "timesteps": timesteps, "camera": repr(camera)}
     make = partial(_simulate, images=pixels, camera=camera, timesteps=timesteps, by=options["slice_by"])
     shape = (timesteps, 2, camera.sensor, camera.sensor)
-    frames, digest = cached_frames(_home() / "frames", content, len(pixels), shape, make)
+    frames, digest = cached_frames(io.cache_home() / "frames", content, len(pixels), shape, make)
     train, test = images.train.index, images.test.index + offset
     return _source(frames, labels, train, test, f"{images.split}, simulated recordings", digest)
-
-
-def _home() -> Path:
-    root = os.environ.get("SNNREPRO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "snnrepro"
-    return Path(root).expanduser()
 
 
 def _source(

@@ -1,0 +1,118 @@
+"""``snnrepro doctor`` and ``snnrepro data``: what this machine has, what is missing, and the exact fix."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from snnrepro import __version__
+from snnrepro.checks import nearest
+from snnrepro.compose import compose_run
+from snnrepro.errors import ConfigError, DataError
+from snnrepro.options import DATASETS
+
+# Packages that only some commands need: what for, and how to get them.
+_OPTIONAL = {
+    "aedat": ("AEDAT 4 recordings", "pip install 'snnrepro[dvs]'"),
+    "matplotlib": ("figures", "pip install 'snnrepro[figures]'"),
+    "spikingjelly": ("make bench", "pip install 'snnrepro[bench]'"),
+    "triton": ("kernels on GPUs", "pip install triton"),
+}
+_LITTLE_GB = 2.0
+
+
+class Finding(NamedTuple):
+    """One line of the report. fix: None where nothing is wrong. fatal: whether the default run fails without it."""
+
+    what: str
+    found: str
+    fix: str | None = None
+    fatal: bool = False
+
+
+def doctor(words: Sequence[str]) -> int:
+    """Prints what was found and what to do about it; returns 1 where the default run cannot work. words: overrides."""
+    findings = list(examine(words))
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        mark = "ok     " if finding.fix is None else "FAILED " if finding.fatal else "missing"
+        print(f"{mark} {finding.what.ljust(width)}  {finding.found}" + (f"; {finding.fix}" if finding.fix else ""))
+    return int(any(finding.fatal and finding.fix for finding in findings))
+
+
+def examine(words: Sequence[str]) -> Iterator[Finding]:
+    """Yields the findings, for the output folder and data root of a run with these overrides."""
+    import torch
+
+    from snnrepro.neurons.kernel_cache import cache_folder, compiler
+
+    run = compose_run(words)
+    yield Finding("snnrepro", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding("torch", torch.__version__)
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield Finding("GPUs", ", ".join(names))
+    else:
+        fix = "for one of the paper's runs install torch with CUDA" if run.runtime.device == "cuda" else None
+        yield Finding("GPUs", "none", fix, fatal=fix is not None)
+    yield Finding("CPU", f"{len(os.sched_getaffinity(0))} cores")
+    found = compiler()
+    fix = None if found else "install g++: LIF layers run on the slower reference backend without it"
+    yield Finding("C++ compiler", str(found or "none"), fix)
+    for package, (purpose, command) in _OPTIONAL.items():
+        if importlib.util.find_spec(package):
+            yield Finding(package, importlib.metadata.version(package))
+        else:
+            yield Finding(package, f"not installed, for {purpose}", command)
+    for what, folder in (("outputs", Path(run.runtime.output_dir)), ("kernel cache", cache_folder())):
+        yield _disk(what, folder)
+    yield _data(run.dataset.name, run.dataset.root)
+
+
+def _disk(what: str, folder: Path) -> Finding:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Finding(
+            what, str(folder), f"{place} cannot be written to: change its rights or choose another", fatal=True
+        )
+    free = shutil.disk_usage(place).free / 1e9
+    fix = None if free > _LITTLE_GB else f"less than {_LITTLE_GB:g} GB: free some space"
+    return Finding(what, f"{folder}, {free:.1f} GB free", fix)
+
+
+def _data(name: str, root: str | None) -> Finding:
+    if root is None:
+        return Finding(f"dataset {name}", "comes with the package")
+    found = Path(root).expanduser()
+    fix = None if found.is_dir() else f"snnrepro data prepare {name} dataset.root={root}"
+    return Finding(f"dataset {name}", str(found.absolute()), fix)
+
+
+def data(words: list[str]) -> int:
+    """``data check NAME`` reads a dataset as a run would; ``data prepare NAME`` downloads it first.
+
+    Prints its split and digest, and returns the exit code. Raises ConfigError for wrong words, DataError naming the
+    first file that is missing or damaged.
+    """
+    if len(words) < 2 or words[0] not in ("check", "prepare"):
+        raise ConfigError("write: snnrepro data check|prepare NAME [dataset.root=FOLDER]")
+    action, name, *overrides = words
+    if name not in DATASETS:
+        raise ConfigError(f"{name}: no such dataset{nearest(name, DATASETS)}; there are {', '.join(DATASETS)}")
+    run = compose_run([f"dataset={name}", *overrides])
+    if action == "prepare" and run.dataset.download is not None:
+        run.dataset.download = True
+    from snnrepro.build import build_dataset
+
+    found = build_dataset(run)
+    if not len(found.train) or not len(found.test):
+        raise DataError(f"dataset={name}: an empty split: {found.split}")
+    shape = "x".join(map(str, found.in_shape))
+    print(f"{name}: {found.split}; {found.num_classes} classes, {shape}; digest {found.digest[:12]}")
+    return 0
