@@ -12,6 +12,7 @@ _USED = {
     "synthetic": ("test_fraction", "split_seed", "samples"),
     "cifar10": _FILES,
     "cifar100": _FILES,
+    "imagenet": ("root", "size", "synthetic"),
     "dvs_cifar10": (*_FILES, "container", "split", "slice_by", "size"),
     "digits_dvs": ("test_fraction", "split_seed", "slice_by", "size"),
     "cifar10_simdvs": (*_FILES, "slice_by", "size"),
@@ -32,10 +33,12 @@ class DatasetConfig:
     split: str | None
     slice_by: str | None
     size: int | None
+    synthetic: bool | None
 
     def __post_init__(self) -> None:
         one_of("dataset.name", self.name, DATASETS)
-        some = ("root", "download", "test_fraction", "split_seed", "samples", "container", "split", "slice_by", "size")
+        some = ("root", "download", "test_fraction", "split_seed", "samples", "container", "split", "slice_by", "size",
+                "synthetic")  # fmt: skip
         used = _USED[self.name]
         if self.split == "random_seeded":
             used = (*used, "split_seed")
@@ -45,7 +48,7 @@ class DatasetConfig:
                 one_of(f"dataset.{key}", getattr(self, key), names)
         in_range("dataset.crop_padding", self.crop_padding, 0, 16)
         if self.size is not None:
-            in_range("dataset.size", self.size, 8, 128)
+            in_range("dataset.size", self.size, 8, 512 if self.name == "imagenet" else 128)
         if self.test_fraction is not None:
             in_range("dataset.test_fraction", self.test_fraction, 0.05, 0.5)
         if self.split_seed is not None:

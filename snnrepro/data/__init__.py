@@ -41,6 +41,8 @@ def build_data(name: str, options: Mapping[str, Any], *, seed: int, timesteps: i
     seed: the run's, drives the augmentation of the training images. timesteps: the frames of a recording of events.
     Raises DataError for missing or damaged files.
     """
+    if name == "imagenet":
+        return _imagenet(options, seed)
     source = _load(name, options, timesteps)
     padding, flip = options["crop_padding"], options["flip"]
     augment = partial(crop_and_flip, seed=seed, padding=padding, flip=flip) if padding or flip else None
@@ -59,6 +61,14 @@ def build_data(name: str, options: Mapping[str, Any], *, seed: int, timesteps: i
         digest=digest(train, test, source.digest),
         embedded=name in EMBEDDED,
     )
+
+
+def _imagenet(options: Mapping[str, Any], seed: int) -> Data:
+    from snnrepro.data import imagenet
+
+    size, synthetic = options["size"], bool(options["synthetic"])
+    train, test, split, of_files = imagenet.load(Path(options["root"]), size, seed, synthetic)
+    return Data("imagenet", train, test, imagenet.CLASSES, (3, size, size), split, of_files, synthetic)
 
 
 def _load(name: str, options: Mapping[str, Any], timesteps: int) -> Source:
