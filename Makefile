@@ -7,7 +7,7 @@ TABLES := table1 table2 table3 table4 table5 table6 table7 table8 table9 table10
 STAMP  := $(VENV)/.snnrepro-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast bench lint readme clean-runs claims reproduce $(TABLES)
+.PHONY: help setup train test test-fast bench lint readme clean-runs claims reproduce report $(TABLES)
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ reproduce: setup  ## all tables, claims and figures, each run once (SCALE=mini: 
 	for table in $(TABLES); do $(PYTHON) -m snnrepro table $$table --scale $(SCALE) $(ARGS) || exit $$?; done
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
 	$(PYTHON) -m snnrepro figure all --scale $(SCALE) $(ARGS)
+	$(PYTHON) -m snnrepro report --scale $(SCALE) $(ARGS)
+
+report: setup  ## tables, claims and figures that exist, on one HTML page
+	$(PYTHON) -m snnrepro report --scale $(SCALE) $(ARGS)
 
 readme: setup  ## write the mini results into README.md
 	$(PYTHON) -m snnrepro table table10 --scale mini --readme README.md

@@ -25,6 +25,7 @@ USAGE = """usage: snnrepro COMMAND ...
   claims --scale mini|paper [--run]               the paper's claims on our runs: supported, contradicted, inconclusive
   figure N|all --scale mini|paper                 figures of the paper from our runs, its values beside them
   table NAME --scale mini|paper                   plan, run and render a table of the paper
+  report --scale mini|paper                       tables, claims and figures that exist, on one HTML page
   doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
   data check|prepare NAME [KEY=VALUE ...]         read a dataset as a run would; prepare: download it, make its frames
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
@@ -133,6 +134,12 @@ def _figure(words: list[str]) -> int:
     return figure(words)
 
 
+def _report(words: list[str]) -> int:
+    from snnrepro.report.page import main as page
+
+    return page(words)
+
+
 def _doctor(words: list[str]) -> int:
     from snnrepro.doctor import doctor
 
@@ -163,6 +170,7 @@ COMMANDS = {
     "table": _table,
     "claims": _claims,
     "figure": _figure,
+    "report": _report,
     "doctor": _doctor,
     "data": _data,
     "import-checkpoint": _import,

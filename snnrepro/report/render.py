@@ -39,7 +39,7 @@ def markdown(document: dict[str, Any]) -> str:
     else:
         for title, show in quantities:
             lines += [f"{title}:", "", *_grid(document, show), ""]
-    return "\n".join([*lines, *_notes(document)]).strip() + "\n"
+    return "\n".join([*lines, *notes(document)]).strip() + "\n"
 
 
 def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], str]]]:
@@ -52,7 +52,7 @@ def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], st
     if all(cell["paper"] is None for row in document["rows"] for cell in row["cells"]):
         return quantities
     reminder = "" if document["scale"] == "paper" else f", other data: not comparable with {document['data']}"
-    quantities.append((f"paper{reminder}", _paper))
+    quantities.append((f"paper{reminder}", paper))
     return quantities
 
 
@@ -73,7 +73,8 @@ def ours(cell: Cell, seeds: int) -> str:
     return ", ".join(parts) + incomplete
 
 
-def _paper(cell: Cell) -> str:
+def paper(cell: Cell) -> str:
+    """Returns the printed value as text, empty where the paper prints none."""
     if cell["paper"] is None:
         return ""
     if cell["paper"] == DIVERGED:
@@ -122,7 +123,8 @@ def _side_by_side(document: dict[str, Any], quantities: list[tuple[str, Callable
     return [*_lines(header, rows, len(labels)), ""]
 
 
-def _notes(document: dict[str, Any]) -> list[str]:
+def notes(document: dict[str, Any]) -> list[str]:
+    """Returns the lines below a table: its note, and which rows have no run and why."""
     lines = [document["note"], ""] if document["note"] else []
     reasons: dict[str, list[str]] = {}
     for row in document["rows"]:

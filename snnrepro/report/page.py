@@ -1,0 +1,154 @@
+"""``snnrepro report``: tables, claims and figures that exist, on one HTML page that needs nothing else.
+
+Every value of ours names its runs when pointed at, links to their records, and has its command below the table.
+"""
+
+import argparse
+import base64
+import json
+import shlex
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from snnrepro import io
+from snnrepro.compose import compose_run
+from snnrepro.errors import StorageError
+from snnrepro.report import render
+from snnrepro.report.tables import SCALES, names
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1c1c; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9rem; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.value { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.value[title] { cursor: help; text-decoration: underline dotted #999; }
+.scale { background: #fff3cd; padding: .5rem .8rem; border-left: 4px solid #e0a800; }
+.supported { color: #146c2e; } .contradicted { color: #a3182a; } .inconclusive { color: #7a5b00; }
+img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; } code { font-size: .85rem; overflow-wrap: anywhere; }
+@media print { body { max-width: none; } details { display: none; } h2 { break-before: page; } }
+"""
+
+
+def main(words: list[str]) -> int:
+    """Writes ``report_<scale>.html`` and ``.md`` into the output folder, and returns the exit code.
+
+    Raises StorageError where no table has been made.
+    """
+    parser = argparse.ArgumentParser(prog="snnrepro report", description="Tables, claims and figures on one page.")
+    parser.add_argument("--scale", choices=SCALES, default="mini")
+    args, extra = parser.parse_known_args(words)
+    output = Path(compose_run(extra).runtime.output_dir)
+    stored = [output / "tables" / f"{name}_{args.scale}.json" for name in names()]
+    documents = [io.read_json(file) for file in stored if file.exists()]
+    claims_file = output / "tables" / f"claims_{args.scale}.json"
+    claims = io.read_json(claims_file)["claims"] if claims_file.exists() else []
+    figures = sorted((output / "figures").glob(f"fig*_{args.scale}.png"))
+    if not documents and not claims:
+        raise StorageError(f"{output / 'tables'}: no table of scale {args.scale}; make reproduce SCALE={args.scale}")
+    html = output / f"report_{args.scale}.html"
+    io.write_atomic(html, page(documents, claims, figures, args.scale, cost(output, documents)))
+    text = [render.markdown(document) for document in documents]
+    if claims:
+        text.append((output / "tables" / f"claims_{args.scale}.md").read_text())
+    text += [f"![{figure.stem}](figures/{figure.name})\n" for figure in figures]
+    io.write_atomic(html.with_suffix(".md"), "\n".join(text))
+    print(f"written: {html} and .md: {len(documents)} tables, {len(claims)} claims, {len(figures)} figures")
+    return 0
+
+
+def cost(output: Path, documents: list[dict[str, Any]]) -> tuple[int, float]:
+    """Returns (runs behind the tables, their training time in hours), each run once."""
+    ids = {run["run"] for d in documents for row in d["rows"] for cell in row["cells"] for run in cell["runs"]}
+    files = [output / "runs" / id / "record.json" for id in ids]
+    seconds = [json.loads(file.read_text())["timing"]["train_seconds"] for file in files if file.exists()]
+    return len(seconds), sum(seconds) / 3600
+
+
+def page(
+    documents: list[dict[str, Any]],
+    claims: list[dict[str, Any]],
+    figures: list[Path],
+    scale: str,
+    spent: tuple[int, float],
+) -> str:
+    """Returns the page as HTML."""
+    runs, hours = spent
+    kind = "mini: embedded data, not numbers of the paper" if scale == "mini" else "the paper's data"
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>snnrepro report, {scale}</title><style>{STYLE}</style></head><body>",
+        "<h1>MP-Init and TrSG: reproduction</h1>",
+        f"<p class='scale'>Scale: {kind}. {runs} runs, {hours:.2f} h of training.</p>",
+        "<p>Point at a value of ours for its runs; the commands that repeat them are below each table.</p>",
+        *map(_table, documents),
+        _claims(claims) if claims else "",
+        *(["<h2>Figures</h2>"] if figures else []),
+        *map(_figure, figures),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _table(document: dict[str, Any]) -> str:
+    title = f"{document['table'].replace('table', 'Table ')}. {document['title']}"
+    label = f"{document['column_label']} = " if document["column_label"] else ""
+    columns = [f"{label}{column}" for column in document["columns"]]
+    head = [
+        *document["row_labels"],
+        *(f"{who}{': ' + c if c.strip() else ''}" for c in columns for who in ("ours", "paper")),
+    ]
+    rows = []
+    for row in document["rows"]:
+        cells = [f"<td>{escape(item)}</td>" for item in row["label"]]
+        for cell in row["cells"]:
+            cells += [_ours(cell, document), f"<td class='value'>{escape(render.paper(cell))}</td>"]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    notes = "".join(f"<p>{escape(line)}</p>" for line in render.notes(document) if line)
+    header = "".join(f"<th>{escape(item)}</th>" for item in head)
+    return (
+        f"<h2 id='{document['table']}'>{escape(title)}</h2><p>Ours: {escape(document['data'])}.</p>"
+        f"<table><tr>{header}</tr>{''.join(rows)}</table>{notes}{_commands(document)}"
+    )
+
+
+def _ours(cell: dict[str, Any], document: dict[str, Any]) -> str:
+    text = escape(render.ours(cell, len(document["seeds"])))
+    if not cell["runs"]:
+        return f"<td class='value'>{text}</td>"
+    runs = "; ".join(f"seed {run['seed']}: {run['value']} ({run['run']}, {run['status']})" for run in cell["runs"])
+    links = "".join(f" <a href='runs/{run['run']}/record.json'>{run['seed']}</a>" for run in cell["runs"])
+    return f"<td class='value' title='{escape(runs, quote=True)}'>{text}<small>{links}</small></td>"
+
+
+def _commands(document: dict[str, Any]) -> str:
+    lines = {shlex.join(["python", "train.py", *cell["words"]]): None
+             for row in document["rows"] for cell in row["cells"] if cell["runs"]}  # fmt: skip
+    if not lines:
+        return ""
+    seeds = ",".join(map(str, document["seeds"]))
+    items = "".join(f"<li><code>{escape(line)}</code></li>" for line in lines)
+    return f"<details><summary>Commands, each with seed={seeds}</summary><ol>{items}</ol></details>"
+
+
+def _claims(claims: list[dict[str, Any]]) -> str:
+    rows = []
+    for claim in claims:
+        margins = ", ".join(f"{m:.3g}" if isinstance(m, float) else str(m) for m in claim["margins"])
+        p = "" if claim["p"] is None else f"p = {claim['p']:.3g}"
+        printed = claim["paper"] or "-"
+        mark = " (threshold set knowing the paper's values)" if claim["exploratory"] else ""
+        rows.append(
+            f"<tr><td>{claim['id']}</td><td>{escape(claim['claim'])}{mark}<br><small>{escape(claim['where'])}: "
+            f"{escape(claim['statistic'])}</small></td><td class='{claim['verdict']}'>{claim['verdict']}</td>"
+            f"<td class='value'>{escape(margins)}<br><small>{p}</small></td><td class='{printed}'>{printed}</td></tr>"
+        )
+    head = "<tr><th></th><th>claim</th><th>ours</th><th>margins by seed</th><th>on the paper's numbers</th></tr>"
+    return f"<h2 id='claims'>Claims</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _figure(file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f"<figure id='{file.stem}'><img alt='{file.stem}' src='data:image/png;base64,{data}'></figure>"

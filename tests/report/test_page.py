@@ -1,0 +1,83 @@
+"""The report page: complete, self-contained, every value with its runs and commands."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from snnrepro.cli import main
+from snnrepro.errors import StorageError
+from snnrepro.report import page
+
+STORED = Path(__file__).resolve().parents[2] / "outputs" / "tables"
+VOID = {"meta", "img", "br", "link"}
+
+
+class Checked(HTMLParser):
+    """Fails on tags that do not match, and collects what points elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.titles = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.sources += [attributes[name] for name in ("src", "href") if name in attributes]
+        self.titles += [attributes["title"]] if "title" in attributes else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+CLAIM = {
+    "id": "c1", "where": "Table 1", "claim": "a < b & c", "statistic": "margin", "exploratory": True,
+    "verdict": "supported", "margins": [0.5, 0.25, "inf"], "p": 0.01, "paper": "contradicted", "paper_margin": -1.0,
+    "missing": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def output(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "figures").mkdir()
+    shutil.copy(STORED / "table10_mini.json", tmp_path / "tables")
+    (tmp_path / "tables" / "claims_mini.json").write_text(json.dumps({"claims": [CLAIM]}))
+    (tmp_path / "tables" / "claims_mini.md").write_text("claims as Markdown\n")
+    (tmp_path / "figures" / "fig19_mini.png").write_bytes(b"\x89PNG not really")
+    return tmp_path
+
+
+def test_page_is_whole_and_needs_nothing_else(output, capsys):
+    assert main(["report", f"runtime.output_dir={output}"]) == 0
+    assert "1 tables, 1 claims, 1 figures" in capsys.readouterr().out
+    html = (output / "report_mini.html").read_text()
+    found = Checked()
+    found.feed(html)
+    assert found.open == []
+    assert all(source.startswith(("data:image/png;base64,", "runs/")) for source in found.sources)
+    assert "not numbers of the paper" in html and "a &lt; b &amp; c" in html and "0.5, 0.25, inf" in html
+    table = json.loads((output / "tables" / "table10_mini.json").read_text())
+    runs = [run for row in table["rows"] for cell in row["cells"] for run in cell["runs"]]
+    assert len(found.titles) == 30 and runs[0]["run"] in found.titles[0]
+    assert f"runs/{runs[0]['run']}/record.json" in found.sources
+    assert "python train.py" in html and "neuron.v_threshold=0.1" in html
+    markdown = (output / "report_mini.md").read_text()
+    assert "Table 10" in markdown and "claims as Markdown" in markdown and "figures/fig19_mini.png" in markdown
+
+
+def test_cost_counts_every_run_once(output):
+    table = json.loads((output / "tables" / "table10_mini.json").read_text())
+    id = table["rows"][0]["cells"][0]["runs"][0]["run"]
+    folder = output / "runs" / id
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps({"timing": {"train_seconds": 1800.0}}))
+    assert page.cost(output, [table, table]) == (1, 0.5)
+
+
+def test_nothing_to_report_is_one_line(tmp_path):
+    with pytest.raises(StorageError, match="no table of scale mini; make reproduce SCALE=mini"):
+        page.main([f"runtime.output_dir={tmp_path}"])
