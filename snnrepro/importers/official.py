@@ -5,7 +5,6 @@ The released neurons hold the same raw parameters: ``w`` (tau = 1/sigmoid(w)) an
 The running mean is a plain attribute there, so no checkpoint holds it.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.importers.translate import rename, require_fit
 from snnrepro.neurons import spiking_layers
 
 # SpikingJelly's container named its parts module.0, module.1 (one part: module); newer versions name them 0, 1.
@@ -41,15 +41,10 @@ def convert_official(state: Mapping[str, Any]) -> dict[str, Tensor]:
     state = state.get("state_dict", state)
     converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = key.removeprefix("module.")
-        for pattern, ours in _NAMES:
-            if match := re.fullmatch(pattern, name):
-                # The scalars of a neuron are 0-d here, whatever shape of one element they were saved with.
-                scalar = ours.endswith("_raw") and isinstance(tensor, Tensor) and tensor.numel() == 1
-                converted[match.expand(ours)] = tensor.reshape(()) if scalar else tensor
-                break
-        else:
-            raise StorageError(f"{key}: not a parameter of the released ResNet-19")
+        name = rename(key.removeprefix("module."), _NAMES, "the released ResNet-19")
+        # The scalars of a neuron are 0-d here, whatever shape of one element they were saved with.
+        scalar = name.endswith("_raw") and isinstance(tensor, Tensor) and tensor.numel() == 1
+        converted[name] = tensor.reshape(()) if scalar else tensor
     for name in [name for name in converted if name.endswith(".tau_raw")]:
         converted[name.replace("tau_raw", "u_init")] = torch.zeros(())
     return converted
@@ -82,13 +77,8 @@ def load_official(model: nn.Module, state: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: family={layer.family}, the checkpoint's neurons are {family}: neuron={family}")
         if family == "trsg" and layer.reset != "soft":
             raise ConfigError(f"{name}: the checkpoint's neurons reset softly: neuron.reset=soft")
-    converted, expected = convert_official(state), model.state_dict()
-    for name in [*expected, *converted]:
-        if name not in converted:
-            raise StorageError(f"{name}: missing in the checkpoint; is the network of the same widths and blocks?")
-        if name not in expected or expected[name].shape != converted[name].shape:
-            shape = tuple(expected[name].shape) if name in expected else "none"
-            raise StorageError(f"{name}: {tuple(converted[name].shape)} in the checkpoint, {shape} in the network")
+    converted = convert_official(state)
+    require_fit(converted, model)
     model.load_state_dict(converted)
     print(
         "warning: the checkpoint holds no running means: every u_init is 0; recalibrate on training data to fill them"

@@ -3,13 +3,12 @@
 Thresholds, time constants and running means have no counterpart and stay as the network has them.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from snnrepro.errors import StorageError
+from snnrepro.importers.translate import rename, require_fit
 
 _NAMES = [
     (r"conv1\.weight", "stem.conv.weight"),
@@ -25,15 +24,7 @@ _OF_NEURONS = ("v_threshold_raw", "tau_raw", "u_init")
 
 def convert_torchvision(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns torchvision's ``resnet34`` state under our names. Raises StorageError naming a foreign key."""
-    converted: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        for pattern, ours in _NAMES:
-            if match := re.fullmatch(pattern, key):
-                converted[match.expand(ours)] = tensor
-                break
-        else:
-            raise StorageError(f"{key}: not a parameter of torchvision's ResNet-34")
-    return converted
+    return {rename(key, _NAMES, "torchvision's ResNet-34"): tensor for key, tensor in state.items()}
 
 
 def load_torchvision(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -41,13 +32,6 @@ def load_torchvision(model: nn.Module, state: Mapping[str, Any]) -> None:
 
     Raises StorageError naming the first parameter that is missing, unknown or of another shape.
     """
-    converted, expected = convert_torchvision(state), model.state_dict()
-    for name in [*expected, *converted]:
-        if name.endswith(_OF_NEURONS):
-            continue
-        if name not in converted:
-            raise StorageError(f"{name}: missing in the checkpoint; is the network of the same stem and blocks?")
-        if name not in expected or expected[name].shape != converted[name].shape:
-            shape = tuple(expected[name].shape) if name in expected else "none"
-            raise StorageError(f"{name}: {tuple(converted[name].shape)} in the checkpoint, {shape} in the network")
+    converted = convert_torchvision(state)
+    require_fit(converted, model, _OF_NEURONS)
     model.load_state_dict(converted, strict=False)

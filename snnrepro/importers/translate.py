@@ -1,10 +1,12 @@
-"""What all foreign LIF layers share: recognising their surrogate, and bringing their units into ours."""
+"""What the importers share: recognising a surrogate, bringing units into ours, renaming and checking parameters."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from snnrepro.errors import StorageError
 from snnrepro.neurons import LIF
 from snnrepro.neurons.surrogates import SURROGATES
 
@@ -88,3 +90,27 @@ def make_layer(
         beta=0.9,
         backend=backend,
     )
+
+
+def rename(key: str, names: Sequence[tuple[str, str]], program: str) -> str:
+    """Returns our name of a parameter: the first (pattern, ours) that matches ``key`` whole. Raises StorageError."""
+    for pattern, ours in names:
+        if match := re.fullmatch(pattern, key):
+            return match.expand(ours)
+    raise StorageError(f"{key}: not a parameter of {program}")
+
+
+def require_fit(converted: Mapping[str, Tensor], model: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
+    """Raises StorageError naming the first parameter that is missing, unknown or of another shape.
+
+    left_alone: ends of names that the checkpoint need not have.
+    """
+    expected = model.state_dict()
+    for name in [*expected, *converted]:
+        if name.endswith(left_alone) and left_alone:
+            continue
+        if name not in converted:
+            raise StorageError(f"{name}: missing in the checkpoint; is the network of the same stem and blocks?")
+        if name not in expected or expected[name].shape != converted[name].shape:
+            shape = tuple(expected[name].shape) if name in expected else "none"
+            raise StorageError(f"{name}: {tuple(converted[name].shape)} in the checkpoint, {shape} in the network")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
 from snnrepro.models.blocks import BasicBlock, PooledHead, conv
+from snnrepro.models.resnet import ResNet
 from snnrepro.models.stem import Stem
 from snnrepro.options import HEADS
 
@@ -44,7 +45,7 @@ class _TebnHead(nn.Module):
         return self.fc(self.dropout2(y))
 
 
-class ResNet19(nn.Module):
+class ResNet19(ResNet):
     """Spiking ResNet-19.
 
     in_shape: (C, H, W) of one frame. stem_width, widths, blocks: channels of the stem and of the three
@@ -69,22 +70,14 @@ class ResNet19(nn.Module):
         make_neuron: Callable,
         make_norm: Callable,
     ):
-        super().__init__()
-        self.timesteps, self.mean_over_time = timesteps, mean_over_time
-        self.num_classes, self.num_features = num_classes, widths[-1]
+        features = {"num_classes": num_classes, "num_features": widths[-1]}
+        super().__init__(**features, timesteps=timesteps, mean_over_time=mean_over_time)
         self.head_hidden_size = widths[-1] if head == "official" else hidden
         self.stem = Stem(conv(in_shape[0], stem_width, 3), make_norm(stem_width, residual=False))
         self.sn1 = make_neuron()
-        channels = stem_width
-        for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
-            units = []
-            for block in range(depth):
-                stride = 2 if stage > 1 and block == 0 else 1
-                units.append(BasicBlock(channels, width, stride, make_neuron, make_norm))
-                channels = width
-            self.add_module(f"layer{stage}", nn.Sequential(*units))
-        self.stages = len(blocks)
-        self.head = self._make_head(head, channels, in_shape, hidden, num_classes, dropout, make_neuron)
+        self.pool = nn.Identity()
+        self._add_stages(BasicBlock, stem_width, widths, blocks, make_neuron, make_norm)
+        self.head = self._make_head(head, widths[-1], in_shape, hidden, num_classes, dropout, make_neuron)
 
     def _make_head(self, head, channels, in_shape, hidden, num_classes, dropout, make_neuron) -> nn.Module:
         if head == "official":
@@ -95,28 +88,3 @@ class ResNet19(nn.Module):
             size = [-(-side // 2 ** (self.stages - 1)) // 2 for side in in_shape[1:]]
             return _TebnHead(channels * size[0] * size[1], hidden, num_classes, dropout)
         raise ValueError(f"head={head!r} is not one of {', '.join(HEADS)}")
-
-    def forward(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Returns logits (T, B, num_classes), or (B, num_classes) with ``mean_over_time``.
-
-        x: a static image (B, C, H, W), shown for ``timesteps`` steps, or frames (T, B, C, H, W).
-        """
-        logits = self.head(self.forward_features(x, timesteps))
-        return logits.mean(0) if self.mean_over_time else logits
-
-    def forward_features(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Returns the outputs of the last spiking layer, (T, B, num_features, H/4, W/4); arguments as in forward."""
-        x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
-        x = self.sn1(x, timesteps)
-        for stage in range(1, self.stages + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return x
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the last linear layer."""
-        return self.head.get_submodule("fc")
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the last linear layer by a fresh one, or by an identity for 0 classes."""
-        self.num_classes = num_classes
-        self.head.fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.parameters()))

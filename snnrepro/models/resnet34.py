@@ -7,15 +7,15 @@ Sequences are (T, B, C, H, W). ``sn1`` in the stem, then ``layer{1..4}.{block}.s
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
-from snnrepro.layers import make_classifier, per_step
 from snnrepro.models.blocks import BasicBlock, PooledHead, SEWBlock, conv
+from snnrepro.models.resnet import ResNet
 from snnrepro.models.stem import Stem
 from snnrepro.options import STEMS
 
 
-class ResNet34(nn.Module):
+class ResNet34(ResNet):
     """Spiking ResNet-34; with ``connect`` SEW-ResNet-34.
 
     in_shape: (C, H, W) of one frame. stem: imagenet (7x7 convolution with stride 2, maximum of the first spikes) or
@@ -41,11 +41,10 @@ class ResNet34(nn.Module):
         make_neuron: Callable,
         make_norm: Callable,
     ):
-        super().__init__()
+        features = {"num_classes": num_classes, "num_features": widths[-1]}
+        super().__init__(**features, timesteps=timesteps, mean_over_time=mean_over_time)
         if stem not in STEMS:
             raise ValueError(f"stem={stem!r} is not one of {', '.join(STEMS)}")
-        self.timesteps, self.mean_over_time = timesteps, mean_over_time
-        self.num_classes, self.num_features = num_classes, widths[-1]
         self.head_hidden_size = widths[-1]
         channels, large = widths[0], stem == "imagenet"
         first = conv(in_shape[0], channels, 7, 2) if large else conv(in_shape[0], channels, 3)
@@ -53,15 +52,8 @@ class ResNet34(nn.Module):
         self.sn1 = make_neuron()
         self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         make_block = BasicBlock if connect is None else partial(SEWBlock, connect=connect)
-        for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
-            units = []
-            for block in range(depth):
-                stride = 2 if stage > 1 and block == 0 else 1
-                units.append(make_block(channels, width, stride, make_neuron, make_norm))
-                channels = width
-            self.add_module(f"layer{stage}", nn.Sequential(*units))
-        self.stages = len(blocks)
-        self.head = PooledHead(channels, num_classes, dropout)
+        self._add_stages(make_block, channels, widths, blocks, make_neuron, make_norm)
+        self.head = PooledHead(widths[-1], num_classes, dropout)
         self._initialise()
         if tie_thresholds:
             self._tie_thresholds()
@@ -82,36 +74,11 @@ class ResNet34(nn.Module):
                 if block.project:
                     if len(writers) > 1:
                         yield writers
-                    writers = [block.shortcut_sn]
-                writers.append(block.sn2)
+                    writers = [block.get_submodule("shortcut_sn")]
+                writers.append(block.get_submodule("sn2"))
         yield writers
 
     def _tie_thresholds(self) -> None:
         for first, *others in self._streams():
             for neuron in others:
                 neuron.v_threshold_raw = first.v_threshold_raw
-
-    def forward(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Returns logits (T, B, num_classes), or (B, num_classes) with ``mean_over_time``.
-
-        x: a static image (B, C, H, W), shown for ``timesteps`` steps, or frames (T, B, C, H, W).
-        """
-        logits = self.head(self.forward_features(x, timesteps))
-        return logits.mean(0) if self.mean_over_time else logits
-
-    def forward_features(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Returns the outputs of the last stage, (T, B, num_features, H, W); arguments as in forward."""
-        x, timesteps = self.stem(x, self.timesteps if timesteps is None else timesteps)
-        x = per_step(self.pool, self.sn1(x, timesteps))
-        for stage in range(1, self.stages + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return x
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the last linear layer."""
-        return self.head.get_submodule("fc")
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the last linear layer by a fresh one, or by an identity for 0 classes."""
-        self.num_classes = num_classes
-        self.head.fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.parameters()))
