@@ -3,13 +3,12 @@
 import argparse
 import math
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from snnrepro import io
 from snnrepro.analysis.claims import OURS, Verdict, judge
 from snnrepro.analysis.claims_paper import PAPER
-from snnrepro.analysis.evidence import MissingRun, Runs, claims_file, jobs, named_runs, paper_numbers
+from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, named_runs, paper_numbers
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import run_jobs
 
@@ -25,15 +24,16 @@ def main(words: list[str]) -> int:
     only = set(args.only.split(",")) if args.only else known
     if unknown := sorted(only - known):
         raise ConfigError(f"--only {unknown[0]}: no such claim; they are c1 to c{len(known)}")
-    all_jobs = jobs(args.scale, extra)
+    jobs = Jobs(args.scale, extra)
     if args.run:
-        run_jobs([job for (name, _), job in all_jobs.items() if name in _needed(only)])
-        failed = [job for job in all_jobs.values() if job.status in ("failed", "stopped")]
+        needed = [jobs[name, seed] for name in _needed(only) for seed in claims_file()["seeds"]]
+        run_jobs(needed)
+        failed = [job for job in needed if job.status in ("failed", "stopped")]
         if failed:
             raise UserError(f"{len(failed)} runs have no result; the same command retries them")
     claims = [claim for claim in claims_file()["claims"] if claim["id"] in only]
-    rows = [_row(claim, all_jobs) for claim in claims]
-    output = Path(next(iter(all_jobs.values())).run.runtime.output_dir) / "tables"
+    rows = [_row(claim, jobs) for claim in claims]
+    output = jobs.output / "tables"
     text = render(rows, args.scale)
     io.write_json(output / f"claims_{args.scale}.json", {"scale": args.scale, "claims": rows})
     io.write_atomic(output / f"claims_{args.scale}.md", text)
@@ -42,17 +42,17 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _needed(only: set[str]) -> set[str]:
-    """Returns the names of the runs that the claims ask for."""
+def _needed(only: set[str]) -> list[str]:
+    """Returns the names of the runs that the claims ask for, in the order of the file."""
     patterns = [pattern for claim in claims_file()["claims"] if claim["id"] in only for pattern in claim["needs"]]
-    return {name for name in named_runs() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return [name for name in named_runs() if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _row(claim: dict[str, Any], all_jobs: dict) -> dict[str, Any]:
+def _row(claim: dict[str, Any], jobs: Jobs) -> dict[str, Any]:
     margins, missing = [], set()
     for seed in claims_file()["seeds"]:
         try:
-            margins.append(OURS[claim["id"]](Runs(all_jobs, seed)))
+            margins.append(OURS[claim["id"]](Runs(jobs, seed)))
         except MissingRun as run:
             missing.add(str(run))
     ours = Verdict("not run", (), None) if missing else judge(margins)

@@ -3,15 +3,15 @@
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from snnrepro import io
-from snnrepro.compose import composer
+from snnrepro.compose import compose_run
+from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError
 from snnrepro.jobs import Job
 from snnrepro.runs import read_record
@@ -35,6 +35,7 @@ def paper_numbers() -> dict[str, Any]:
     return yaml.safe_load((PAPER / "figures.yaml").read_text())
 
 
+@cache
 def named_runs() -> dict[str, list[str]]:
     """Returns the words of every run by its name, without the scale's."""
     data = claims_file()
@@ -47,30 +48,37 @@ def named_runs() -> dict[str, list[str]]:
     return runs
 
 
-def jobs(scale: str, extra: Sequence[str]) -> dict[tuple[str, int], Job]:
-    """Returns the job of every named run and seed. Raises ConfigError for an unknown scale or wrong words."""
-    scales = claims_file()["scales"]
-    if scale not in scales:
-        raise ConfigError(f"--scale {scale}: must be one of {', '.join(scales)}")
-    found = {}
-    with composer() as make:
-        for name, words in named_runs().items():
-            for seed in claims_file()["seeds"]:
-                line = [*scales[scale], *words, f"seed={seed}", *extra]
-                found[name, seed] = Job(line, make(line))
-    return found
+class Jobs:
+    """The jobs of the named runs at one scale: composed when first asked for, because composing takes time.
+
+    extra: words for every run. Raises ConfigError for an unknown scale or wrong words.
+    """
+
+    def __init__(self, scale: str, extra: Sequence[str]):
+        scales = claims_file()["scales"]
+        if scale not in scales:
+            raise ConfigError(f"--scale {scale}: must be one of {', '.join(scales)}")
+        self.first, self.extra = scales[scale], list(extra)
+        self.output = Path(compose_run(self.extra).runtime.output_dir)
+        self._composed: dict[str, RunConfig] = {}
+
+    def __getitem__(self, key: tuple[str, int]) -> Job:
+        name, seed = key
+        words = [*self.first, *named_runs()[name], *self.extra]
+        if name not in self._composed:
+            self._composed[name] = compose_run(words)
+        # A seed changes nothing but itself.
+        return Job([*words, f"seed={seed}"], replace(self._composed[name], seed=seed))
 
 
 @dataclass
 class Runs:
-    """The evidence of one seed; raises MissingRun where a run does not exist. used: the names that were asked for."""
+    """The evidence of one seed; raises MissingRun where a run does not exist."""
 
-    jobs: dict[tuple[str, int], Job]
+    jobs: Jobs
     seed: int
-    used: set[str] = field(default_factory=set)
 
     def _record(self, run: str) -> dict[str, Any]:
-        self.used.add(run)
         record = read_record(self.jobs[run, self.seed].path)
         if record is None:
             raise MissingRun(run)
@@ -107,9 +115,3 @@ class Runs:
         from snnrepro.analysis.run import analyse
 
         return analyse(self.jobs[run, self.seed].path, timesteps)
-
-
-def write(folder: Path, name: str, content: str) -> Path:
-    """Writes a text file into ``folder`` and returns its path."""
-    io.write_atomic(folder / name, content)
-    return folder / name

@@ -9,7 +9,7 @@ from typing import Any
 from snnrepro import io
 from snnrepro.analysis import plots, simulation
 from snnrepro.analysis.claims import STRENGTHS
-from snnrepro.analysis.evidence import MissingRun, Runs, jobs, paper_numbers
+from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, paper_numbers
 from snnrepro.errors import ConfigError, StorageError
 
 NOT_BUILT = {
@@ -95,8 +95,8 @@ def main(words: list[str]) -> int:
     if args.number not in (*FIGURES, "all"):
         reason = NOT_BUILT.get(args.number, f"there are {', '.join(FIGURES)}")
         raise ConfigError(f"figure {args.number}: {reason}")
-    evidence = Runs(jobs(args.scale, extra), 0)
-    folder = Path(evidence.jobs["base", 0].run.runtime.output_dir) / "figures"
+    jobs = Jobs(args.scale, extra)
+    evidence, folder = Runs(jobs, 0), jobs.output / "figures"
     for number in FIGURES if args.number == "all" else [args.number]:
         try:
             print(f"{draw(number, evidence, folder, args.scale)}: {FIGURES[number][0]}")
