@@ -27,7 +27,7 @@ USAGE = """usage: snnrepro COMMAND ...
   table NAME --scale mini|paper                   plan, run and render a table of the paper
   report --scale mini|paper                       tables, claims and figures that exist, on one HTML page
   doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
-  data check|prepare NAME [KEY=VALUE ...]         read a dataset as a run would; prepare: download it, make its frames
+  data check|prepare|preview NAME [KEY=VALUE ...] read a dataset as a run would; download it; a picture of frames
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
   wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
 

@@ -13,7 +13,7 @@ from snnrepro import __version__
 from snnrepro.checks import nearest
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, DataError
-from snnrepro.options import DATASETS
+from snnrepro.options import DATASETS, EVENT_DATASETS
 
 # Packages that only some commands need: what for, and how to get them.
 _OPTIONAL = {
@@ -97,14 +97,16 @@ def _data(name: str, root: str | None) -> Finding:
 def data(words: list[str]) -> int:
     """``data check NAME`` reads a dataset as a run would; ``data prepare NAME`` downloads it first.
 
-    Prints its split and digest, and returns the exit code. Raises ConfigError for wrong words, DataError naming the
-    first file that is missing or damaged.
+    ``data preview NAME`` also writes a picture of frames, of event datasets. Prints the split and digest, and returns
+    the exit code. Raises ConfigError for wrong words, DataError naming the first file that is missing or damaged.
     """
-    if len(words) < 2 or words[0] not in ("check", "prepare"):
-        raise ConfigError("write: snnrepro data check|prepare NAME [dataset.root=FOLDER]")
+    if len(words) < 2 or words[0] not in ("check", "prepare", "preview"):
+        raise ConfigError("write: snnrepro data check|prepare|preview NAME [dataset.root=FOLDER]")
     action, name, *overrides = words
     if name not in DATASETS:
         raise ConfigError(f"{name}: no such dataset{nearest(name, DATASETS)}; there are {', '.join(DATASETS)}")
+    if action == "preview" and name not in EVENT_DATASETS:
+        raise ConfigError(f"data preview {name}: made for events: {', '.join(EVENT_DATASETS)}")
     run = compose_run([f"dataset={name}", *overrides])
     if action == "prepare" and run.dataset.download is not None:
         run.dataset.download = True
@@ -115,4 +117,11 @@ def data(words: list[str]) -> int:
         raise DataError(f"dataset={name}: an empty split: {found.split}")
     shape = "x".join(map(str, found.in_shape))
     print(f"{name}: {found.split}; {found.num_classes} classes, {shape}; digest {found.digest[:12]}")
+    if action == "preview":
+        from snnrepro.data.events.preview import write_png
+
+        images, _ = found.test.__getitems__([(0, index) for index in range(min(5, len(found.test)))])
+        file = Path(run.runtime.output_dir) / f"preview_{name}.png"
+        write_png(images.numpy(), file)
+        print(f"written: {file}: a recording per row, a frame per column; red brighter, blue darker")
     return 0

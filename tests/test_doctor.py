@@ -63,3 +63,19 @@ def test_data_is_checked_as_a_run_reads_it(tmp_path, capsys, monkeypatch):
 def test_wrong_words(words, says, capsys):
     assert main(["data", *words]) == ConfigError.exit_code
     assert says in capsys.readouterr().err
+
+
+def test_preview_of_events(tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("SNNREPRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("snnrepro.data.events.cache.os.sched_getaffinity", lambda _: {0})
+    words = ["dataset.size=8", "timesteps=3", f"runtime.output_dir={tmp_path}"]
+    assert main(["data", "preview", "digits_dvs", *words]) == 0
+    assert "simulated recordings" in capsys.readouterr().out
+    picture = Image.open(tmp_path / "preview_digits_dvs.png")
+    # Three frames of 8 pixels, four screen pixels each, two between; five recordings.
+    assert picture.size == (3 * 34 - 2, 5 * 34 - 2)
+    colours = {pixel for _, pixel in picture.getcolors(10**6)}
+    assert (128, 128, 128) in colours and len(colours) > 5, "grey where nothing happened, colours elsewhere"
+    assert main(["data", "preview", "digits"]) == ConfigError.exit_code
