@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from snnrepro.collectives import rank
+
 _SECONDS_BETWEEN_LINES = 30.0
 # After so many batches of an epoch its length is known well enough; shorter epochs tell by their own end.
 _ESTIMATE_AFTER, _LONG_EPOCH = 20, 60.0
@@ -20,7 +22,7 @@ class Progress:
     def __init__(self, epoch: int, epochs: int, batches: int, first_batch: int):
         self.title = f"epoch {epoch + 1}/{epochs}"
         self.bar = tqdm(total=batches, initial=first_batch, desc=self.title, leave=False,
-                        disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
+                        disable=not sys.stderr.isatty() or rank() > 0, dynamic_ncols=True)  # fmt: skip
         self.batches, self.first, self.done = batches, first_batch, first_batch
         self.epochs_left = epochs - epoch
         self.started = self.last_line = time.monotonic()
