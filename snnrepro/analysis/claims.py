@@ -192,7 +192,7 @@ OURS: dict[str, Callable[[Evidence], float]] = {
     "c17": lambda e: 0.1 - max(tv[2] for tv in _layers(e, "base", 10, "membrane", "tv")),
     "c18": lambda e: min(tv[0] for tv in _layers(e, "base", 10, "membrane", "tv")) - 0.3,
     "c19": lambda e: 0.1 - max(max(tv[2:]) for tv in _layers(e, "base", 10, "input", "tv")),
-    "c20": lambda e: min(map(min, _layers(e, "base", 10, "within_1V"))) - 0.97,
+    "c20": lambda e: min(pooled(e.analysis("base", 10)["layers"], "within_1V")) - 0.97,
     "c21": lambda e: last_over_median(_learned(e, "mp_tr", "v_threshold")),
     "c22": lambda e: 0.15 - abs(plain.median(_learned(e, "mp_tr", "u_init_over_v")) - 0.5),
     "c23": lambda e: 0.1 - abs(plain.median(_learned(e, "mp_tr_hard", "u_init_over_v")) - 0.25),
@@ -202,6 +202,13 @@ OURS: dict[str, Callable[[Evidence], float]] = {
     "c27": lambda e: min(box["not_rejected"] - box["shuffled"] for box in _layers(e, "base", 10, "ljung_box")) + 1,
     "c28": lambda e: exponential(simulation.panels(e.seed)),
 }
+
+
+def pooled(layers: dict[str, Any], share: str) -> list[float]:
+    """Returns a share of active neurons at every step, of all layers together."""
+    total = sum(layer["active"] for layer in layers.values())
+    steps = zip(*([value * layer["active"] for value in layer[share]] for layer in layers.values()), strict=True)
+    return [sum(step) / total for step in steps]
 
 
 def spread(values: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from snnrepro.analysis.claims import pooled
 from snnrepro.neurons.surrogates import SURROGATES
 
 Data = dict[str, Any]
@@ -127,8 +128,7 @@ def stationarity(figure: Any, ours: Data, paper: Data) -> None:
     b.legend(fontsize=7)
     steps = range(1, 11)
     for key, style in (("within_1V", "-"), ("within_2V", "--")):
-        mean = torch.tensor([layer[key] for layer in ours.values()]).mean(0)
-        c.plot(steps, mean, f"C0{style}", label=f"ours, {key}")
+        c.plot(steps, pooled(ours, key), f"C0{style}", label=f"ours, {key}")
         c.plot(steps, paper["fig11c_boundedness_cifar100"][key], f"C1{style}", label=f"paper, {key}")
     c.set(xlabel="t", ylabel="share of active membranes")
     c.legend(fontsize=7)

@@ -67,6 +67,7 @@ class LayerRecord:
         spikes, active, one, two = self.totals.unbind(1)
         found: dict[str, Any] = {
             "firing_rate": (spikes / self.neurons).tolist(),
+            "active": int(active[-1]),
             "active_share": (active[-1] / self.neurons).item(),
             "within_1V": (one / active).nan_to_num(1.0).tolist(),
             "within_2V": (two / active).nan_to_num(1.0).tolist(),

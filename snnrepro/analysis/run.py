@@ -26,7 +26,7 @@ from snnrepro.train.evaluation import to_input
 GRADIENT_BATCHES = 50
 FILE = "analysis.json"
 # Raised when a statistic changes, so that older files are made again.
-VERSION = 1
+VERSION = 2
 
 
 def analyse(folder: Path, timesteps: int | None = None) -> dict[str, Any]:

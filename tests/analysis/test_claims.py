@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from snnrepro.analysis.claims import OURS, judge
+from snnrepro.analysis.claims import OURS, judge, pooled
 from snnrepro.analysis.claims_paper import PAPER
 from snnrepro.analysis.command import _needed, main
 from snnrepro.analysis.evidence import Jobs, Runs, claims_file, named_runs, paper_numbers
@@ -111,3 +111,8 @@ def test_the_command_makes_missing_runs_and_writes_verdicts(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")} == before
     with pytest.raises(ConfigError, match="--only c99: no such claim"):
         main(["--only", "c99"])
+
+
+def test_shares_are_pooled_by_active_neurons():
+    layers = {"a": {"active": 30, "within_1V": [1.0, 0.5]}, "b": {"active": 10, "within_1V": [0.2, 0.1]}}
+    assert pooled(layers, "within_1V") == pytest.approx([32 / 40, 16 / 40])
