@@ -4,12 +4,10 @@ Every rank runs the same program on its part of each batch. Rank 0 alone prints 
 goes wrong while it does, it passes on. ``collectives.py`` has what ranks exchange inside a step.
 """
 
-import ctypes
 import faulthandler
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -24,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from snnrepro.collectives import rank, world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError, RankError, UserError
-from snnrepro.launch import launched
+from snnrepro.launch import end_with_parent, launched
 
 T = TypeVar("T")
 
@@ -52,7 +50,7 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
         if local > torch.cuda.device_count():
             raise ConfigError(f"torchrun: {local} processes on {torch.cuda.device_count()} GPUs; start one for each")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    _end_with_parent()
+    end_with_parent()
     timeout = timedelta(seconds=runtime.rank_timeout)
     # The rendezvous store outlives every rank: those that are left can still talk when one is gone.
     store, number, _ = next(dist.rendezvous("env://", timeout=timeout))
@@ -64,12 +62,6 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
         finally:
             faulthandler.cancel_dump_traceback_later()
     dist.destroy_process_group()
-
-
-def _end_with_parent() -> None:
-    # Where torchrun is killed, Linux sends its workers SIGTERM: they save and stop, and leave no orphans.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @contextmanager

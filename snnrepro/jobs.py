@@ -1,6 +1,5 @@
 """Many runs on one machine: each job makes one run exist, in a process of its own."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import IO
 
 from snnrepro.config import RunConfig
 from snnrepro.errors import Stopped, StorageError
+from snnrepro.launch import end_with_parent
 from snnrepro.runs import read_record, run_id, run_path
 
 
@@ -105,7 +105,7 @@ class _Pool:
         command = [sys.executable, "-m", "snnrepro", "train", *job.words, f"runtime.threads={self.threads}"]
         env = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         try:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, preexec_fn=_die_with_parent)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, preexec_fn=_prepare)
         except OSError as error:
             raise StorageError(f"cannot start a run: {error}") from None
         self.running[process] = (job, time.monotonic(), log)
@@ -136,9 +136,7 @@ class _Pool:
         return f"{name}, {seconds:.0f} s"
 
 
-def _die_with_parent() -> None:
-    # A sweep that is killed leaves no orphans: Linux sends the job SIGTERM, and it saves and stops.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _prepare() -> None:
+    end_with_parent()
     # Ctrl-C reaches the sweep, which passes it on once; a job must not see it twice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

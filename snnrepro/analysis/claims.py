@@ -86,7 +86,8 @@ def _learned(e: Evidence, run: str, name: str) -> list[float]:
     return [layer[name] for layer in e.analysis(run)["learned"].values()]
 
 
-def _curve(e: Evidence, pattern: str, plain_run: str | None) -> list[tuple[float, float]]:
+def sparsity_curve(e: Evidence, pattern: str, plain_run: str | None = None) -> list[tuple[float, float]]:
+    """Returns (firing rate, top-1) for every strength of the sparsity loss, and of ``plain_run`` without it."""
     runs = [pattern.format(w) for w in STRENGTHS] + ([plain_run] if plain_run else [])
     return [(e.rate(run), e.top1(run)) for run in runs]
 
@@ -111,7 +112,9 @@ def conflict(without: Any, with_mp: Any) -> float:
     return mean(with_mp) - mean(without) - 0.3
 
 
-def _mean_matrix(matrices: Sequence[list[list[float]]]) -> list[list[float]]:
+def mean_cosines(e: Evidence, run: str) -> list[list[float]]:
+    """Returns the cosines between the gradients of the steps, the mean over a run's convolutions."""
+    matrices = list(e.analysis(run)["cosine"].values())
     size = range(len(matrices[0]))
     return [[sum(m[i][j] for m in matrices) / len(matrices) for j in size] for i in size]
 
@@ -167,9 +170,13 @@ OURS: dict[str, Callable[[Evidence], float]] = {
     "c3": lambda e: e.top1("mp_T2") - e.top1("base_T2") - (e.top1("mp") - e.top1("base")),
     "c4": lambda e: rate_change(_layers(e, "mp", None, "firing_rate")),
     "c5": lambda e: 2 / len(e.analysis("mp")["class_shares"][0]) - max(e.analysis("mp")["class_shares"][0]),
-    "c6": lambda e: gap_at_matched(_curve(e, "sparse_mp_tr_{}", "mp_tr"), _curve(e, "sparse_tr_{}", "tr")),
-    "c7": lambda e: min(_curve(e, "sparse_mp_tr_{}", None))[1] - max(y for _, y in _curve(e, "sparse_tr_{}", "tr")),
-    "c8": lambda e: conflict(*(_mean_matrix(list(e.analysis(run)["cosine"].values())) for run in ("base", "mp"))),
+    "c6": lambda e: gap_at_matched(
+        sparsity_curve(e, "sparse_mp_tr_{}", "mp_tr"), sparsity_curve(e, "sparse_tr_{}", "tr")
+    ),
+    "c7": lambda e: (
+        min(sparsity_curve(e, "sparse_mp_tr_{}", None))[1] - max(y for _, y in sparsity_curve(e, "sparse_tr_{}", "tr"))
+    ),
+    "c8": lambda e: conflict(*(mean_cosines(e, run) for run in ("base", "mp"))),
     "c9": lambda e: _margins(lambda r, f, v: e.top1(f"trained_{r}_{f}_{v}"), (0.5, 1.0, 2.0)),
     "c10": lambda e: 0.7 - max(width([e.top1(f"trained_{r}_trsg_{v}") for v in (0.5, 1.0, 2.0)]) for r in RESETS),
     "c11": _lead,
@@ -196,7 +203,9 @@ OURS: dict[str, Callable[[Evidence], float]] = {
     "c21": lambda e: last_over_median(_learned(e, "mp_tr", "v_threshold")),
     "c22": lambda e: 0.15 - abs(plain.median(_learned(e, "mp_tr", "u_init_over_v")) - 0.5),
     "c23": lambda e: 0.1 - abs(plain.median(_learned(e, "mp_tr_hard", "u_init_over_v")) - 0.25),
-    "c24": lambda e: gap_at_matched(_curve(e, "sparse_mp_tr_{}", "mp_tr"), _curve(e, "sparse_frozen_{}", None)),
+    "c24": lambda e: gap_at_matched(
+        sparsity_curve(e, "sparse_mp_tr_{}", "mp_tr"), sparsity_curve(e, "sparse_frozen_{}", None)
+    ),
     "c25": lambda e: forgets_faster(simulation.panels(e.seed)),
     "c26": lambda e: spread([e.analysis(run)["energy"]["millijoule"] for run in ("base", "mp", "tr", "mp_tr")]),
     "c27": lambda e: min(box["not_rejected"] - box["shuffled"] for box in _layers(e, "base", 10, "ljung_box")) + 1,

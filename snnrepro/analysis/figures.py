@@ -8,7 +8,7 @@ from typing import Any
 
 from snnrepro import io
 from snnrepro.analysis import plots, simulation
-from snnrepro.analysis.claims import STRENGTHS
+from snnrepro.analysis.claims import mean_cosines, sparsity_curve
 from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, paper_numbers
 from snnrepro.errors import ConfigError, StorageError
 
@@ -26,16 +26,6 @@ def _layer(e: Runs, runs: tuple[str, ...]) -> dict[str, Any]:
         layers = e.analysis(run)["layers"]
         found[run] = layers[max(name for name in layers if name.endswith(".0.sn1"))]
     return found
-
-
-def _curve(e: Runs, pattern: str) -> list[tuple[float, float]]:
-    return [(e.rate(run), e.top1(run)) for run in (pattern.format(w) for w in STRENGTHS)]
-
-
-def _cosine(e: Runs, run: str) -> list[list[float]]:
-    matrices = list(e.analysis(run)["cosine"].values())
-    size = range(len(matrices[0]))
-    return [[sum(m[i][j] for m in matrices) / len(matrices) for j in size] for i in size]
 
 
 def _rates(e: Runs, run: str) -> dict[str, list[float]]:
@@ -66,16 +56,16 @@ FIGURES: dict[str, tuple[str, Callable[[Runs], Any], Callable, tuple[float, floa
     "7": ("predicted classes", lambda e: {run: e.analysis(run)["class_shares"] for run in ("base", "mp")},
           plots.class_shares, (9, 3.4)),
     "8": ("accuracy at firing rates, MP-Init", lambda e: {
-        "with_mpinit": _curve(e, "sparse_mp_tr_{}"), "without_mpinit": _curve(e, "sparse_tr_{}")},
+        "with_mpinit": sparsity_curve(e, "sparse_mp_tr_{}"), "without_mpinit": sparsity_curve(e, "sparse_tr_{}")},
           partial(plots.curves, key="fig8"), (9, 3.4)),
     "9": ("families by initial threshold", _bars, plots.families, (9, 6)),
-    "10": ("cosines between steps", lambda e: {run: _cosine(e, run) for run in ("base", "mp")}, plots.cosines,
+    "10": ("cosines between steps", lambda e: {run: mean_cosines(e, run) for run in ("base", "mp")}, plots.cosines,
            (13, 3.4)),
     "11": ("stationarity of inputs", lambda e: e.analysis("base", 10)["layers"], plots.stationarity, (14, 3.6)),
     "13": ("stationarity of membranes", lambda e: e.analysis("base", 10)["layers"], plots.membranes, (6, 3.6)),
     "14": ("thresholds over epochs", lambda e: e.learned("mp_tr"), plots.trajectories, (10, 3.6)),
     "17": ("accuracy at firing rates, trained parameters", lambda e: {
-        "training": _curve(e, "sparse_mp_tr_{}"), "no_training": _curve(e, "sparse_frozen_{}")},
+        "training": sparsity_curve(e, "sparse_mp_tr_{}"), "no_training": sparsity_curve(e, "sparse_frozen_{}")},
            partial(plots.curves, key="fig17"), (9, 3.4)),
     "18": ("learned parameters", lambda e: {
         "soft": e.analysis("mp_tr")["learned"], "hard": e.analysis("mp_tr_hard")["learned"]}, plots.learned, (13, 6)),

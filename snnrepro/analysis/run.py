@@ -21,6 +21,7 @@ from snnrepro.runs import read_record
 from snnrepro.runtime import place, set_up
 from snnrepro.train.checkpoint import Checkpoints, load_file
 from snnrepro.train.evaluation import to_input
+from snnrepro.train.guards import learned_scalars
 
 # Batches of the training set that gradients are averaged over.
 GRADIENT_BATCHES = 50
@@ -93,21 +94,20 @@ def _observe(run: RunConfig, model: nn.Module, data: Data, device: torch.device,
             logits.append(model(x, steps).float().cpu())
             labels.append(y.cpu())
     z, target = torch.cat(logits, 1), torch.cat(labels)
-    learned = {name: _scalars(layer) for name, layer in model.named_modules() if hasattr(layer, "u_init")}
+    learned = learned_scalars(model)
+    points = _projected(z)
     return {
         "layers": recorder.results(),
-        "learned": learned,
+        "learned": {
+            name: {**values, "u_init_over_v": values["u_init"] / values["v_threshold"]}
+            for name, values in learned.items()
+        },
         "class_shares": statistics.class_shares(z).tolist(),
         "top1_of_step": [100 * (step.argmax(-1) == target).double().mean().item() for step in z],
-        "separation": [statistics.silhouette(points, target) for points in _projected(z)],
-        "projected": _projected(z)[:, :400].tolist(),
+        "separation": [statistics.silhouette(step, target) for step in points],
+        "projected": points[:, :400].tolist(),
         "labels": target[:400].tolist(),
     }
-
-
-def _scalars(layer: Any) -> dict[str, float]:
-    values = {name: getattr(layer, name).item() for name in ("v_threshold", "tau", "u_init")}
-    return {**values, "u_init_over_v": values["u_init"] / values["v_threshold"]}
 
 
 def _projected(logits: Tensor) -> Tensor:
