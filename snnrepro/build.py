@@ -5,6 +5,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from snnrepro import losses
@@ -14,8 +15,8 @@ from snnrepro.losses import Loss
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
 from snnrepro.models.resnet34 import ResNet34
-from snnrepro.neurons import LIF
-from snnrepro.norms import make_tdbn
+from snnrepro.neurons import LIF, spiking_layers
+from snnrepro.norms import MembraneNorm, make_tdbn
 from snnrepro.penalties import FiringRate, MembraneDistance, Penalties, Penalty
 from snnrepro.runtime import resolve_backend
 from snnrepro.temporal_norms import BNTT, TAB, TEBN
@@ -23,6 +24,7 @@ from snnrepro.temporal_norms import BNTT, TAB, TEBN
 
 def neuron_factory(run: RunConfig) -> Callable[[], LIF]:
     """Returns ``make_neuron() -> LIF``: every call gives a layer with scalars and a running mean of its own."""
+    membrane_norm = partial(MembraneNorm, eps=run.norm.eps, momentum=run.norm.momentum)
     return partial(
         LIF,
         family=run.neuron.family,
@@ -37,13 +39,18 @@ def neuron_factory(run: RunConfig) -> Callable[[], LIF]:
         mp_init=run.neuron.mp_init.enabled,
         beta=run.neuron.mp_init.beta,
         backend=resolve_backend(run.runtime.backend, run.runtime.device),
+        threshold_map=run.neuron.threshold_map,
+        input_scale=run.neuron.input_scale,
+        learn_u_init=run.neuron.learn_u_init,
+        smoothing=run.neuron.smoothing,
+        membrane_norm=membrane_norm if run.norm.name == "mpbn" else None,
     )
 
 
 def norm_factory(run: RunConfig) -> Callable[..., nn.Module]:
     """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, H, W)."""
     norm = run.norm
-    if norm.name != "tdbn":
+    if norm.name not in ("tdbn", "mpbn"):
         kinds: dict[str, Callable[..., nn.Module]] = {
             "tebn": TEBN,
             "bntt": BNTT,
@@ -52,12 +59,12 @@ def norm_factory(run: RunConfig) -> Callable[..., nn.Module]:
         make = partial(kinds[norm.name], timesteps=run.timesteps, eps=norm.eps, momentum=norm.momentum)
         # Only tdBN asks whether a residual sum follows.
         return lambda channels, residual: make(channels)
-    assert norm.alpha_v_threshold is not None
+    # MPBN keeps the norm of the current, and adds one of the membrane: see ``neuron_factory``.
     return partial(
         make_tdbn,
         eps=norm.eps,
         momentum=norm.momentum,
-        alpha_v_threshold=norm.alpha_v_threshold,
+        alpha_v_threshold=bool(norm.alpha_v_threshold),
         v_threshold=run.neuron.v_threshold,
         fused=resolve_backend(run.runtime.backend, run.runtime.device) != "reference",
     )
@@ -67,6 +74,24 @@ def build_model(
     run: RunConfig, *, in_shape: Sequence[int], num_classes: int, mean_over_time: bool = False
 ) -> nn.Module:
     """Returns the network on the CPU: images (B, C, H, W) or frames (T, B, C, H, W) to logits (T, B, classes)."""
+    return settled(_network(run, in_shape, num_classes, mean_over_time), in_shape)
+
+
+def settled(model: nn.Module, in_shape: Sequence[int]) -> nn.Module:
+    """Returns ``model`` and makes the parameters that have the shape of a layer's input, by a black image."""
+    unsettled = [layer for _, layer in spiking_layers(model) if layer.unsettled]
+    handles = [layer.register_forward_pre_hook(lambda layer, inputs: layer.settle(inputs[0])) for layer in unsettled]
+    if handles:
+        was_training = model.training
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *in_shape))
+        model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return model
+
+
+def _network(run: RunConfig, in_shape: Sequence[int], num_classes: int, mean_over_time: bool) -> nn.Module:
     model = run.model
     shared: dict[str, Any] = {
         "in_shape": in_shape,

@@ -14,6 +14,7 @@ from snnrepro.options import (
     BACKENDS,
     DEVICES,
     FAMILIES,
+    INPUT_SCALES,
     LOGGERS,
     LOSSES,
     NORMS,
@@ -23,6 +24,7 @@ from snnrepro.options import (
     SCHEDULES,
     SPARSITY_KINDS,
     SURROGATES,
+    THRESHOLD_MAPS,
 )
 
 
@@ -45,9 +47,28 @@ class NeuronConfig:
     reset: str
     detach_reset: bool
     mp_init: MPInitConfig
+    threshold_map: str
+    input_scale: str
+    learn_u_init: bool
+    smoothing: float | None
 
     def __post_init__(self) -> None:
         one_of("neuron.family", self.family, FAMILIES)
+        one_of("neuron.threshold_map", self.threshold_map, THRESHOLD_MAPS)
+        one_of("neuron.input_scale", self.input_scale, INPUT_SCALES)
+        if self.threshold_map == "tanh":
+            in_range("neuron.v_threshold", self.v_threshold, 1e-30, 0.999)
+            if self.family != "as_sg":
+                raise ConfigError(
+                    f"neuron.family={self.family}: divides by a threshold that neuron.threshold_map=tanh lets pass 0; "
+                    "use neuron.family=as_sg or neuron.threshold_map=softplus"
+                )
+        if self.smoothing is not None:
+            in_range("neuron.smoothing", self.smoothing, 1e-6, 1 - 1e-6)
+        if self.learn_u_init and self.mp_init.enabled:
+            raise ConfigError(
+                "neuron.learn_u_init=true: IMP and MP-Init both set the first membrane; add neuron.mp_init.enabled=false"
+            )
         one_of("neuron.reset", self.reset, RESETS)
         in_range("neuron.v_threshold", self.v_threshold, 1e-30, 1e30)
         in_range("neuron.tau", self.tau, 1, 1e6, open_low=True)
@@ -218,6 +239,13 @@ class RunConfig:
         in_range("timesteps", self.timesteps, 1, 1024)
         in_range("batch_size", self.batch_size, 1)
         in_range("micro_batches", self.micro_batches, 1)
+        loops = {"norm=mpbn": self.norm.name == "mpbn", "neuron.smoothing": self.neuron.smoothing is not None}
+        for option in (name for name, used in loops.items() if used and self.runtime.backend != "reference"):
+            raise ConfigError(f"runtime.backend={self.runtime.backend}: {option} needs runtime.backend=reference")
+        if self.norm.name == "mpbn" and self.loss.rmp_weight is not None:
+            raise ConfigError(
+                "loss=rmp: reads membranes a second time, and norm=mpbn would count them twice; use loss=ce"
+            )
         if self.model.connect in ("and", "iand") and self.neuron.family == "trsg":
             raise ConfigError(
                 f"model.connect={self.model.connect}: needs spikes of 0 and 1, and neuron.family=trsg emits V_thr; "

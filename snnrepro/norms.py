@@ -102,3 +102,34 @@ def make_tdbn(
     alpha = 1 / math.sqrt(2) if residual else 1.0
     scale = alpha * v_threshold if alpha_v_threshold else 1.0
     return TdBN(channels, eps=eps, momentum=momentum, scale=scale, fused=fused)
+
+
+class MembraneNorm(nn.BatchNorm2d):
+    """MPBN's batch norm of the membrane potential of one step, per channel (Guo et al., ICCV 2023).
+
+    Called once per step: statistics are those of (B, H, W), and the running ones move T times per batch. Parameters
+    and running statistics are shared by the steps.
+    """
+
+    def forward(self, m: Tensor) -> Tensor:
+        """Returns the normalised potential, same shape and dtype as ``m`` (B, C, ...)."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        four = m.reshape(*m.shape[:2], -1, 1)
+        y = batch_norm(
+            four, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+        return y.reshape(m.shape)
+
+    def folded_threshold(self, v_threshold: Tensor) -> Tensor:
+        """Returns thresholds (C,), float64: in evaluation ``norm(m) >= v_threshold`` is ``m >= folded``.
+
+        Raises ValueError where a weight is not positive: the comparison would turn around.
+        """
+        assert self.running_mean is not None and self.running_var is not None
+        weight = self.weight.detach().double()
+        if not (weight > 0).all():
+            raise ValueError(
+                f"{int((weight <= 0).sum())} of {len(weight)} weights of the membrane's norm are not positive"
+            )
+        std = (self.running_var.double() + self.eps).sqrt()
+        return (v_threshold.detach().double() - self.bias.detach().double()) * std / weight + self.running_mean.double()

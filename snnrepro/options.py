@@ -2,8 +2,10 @@
 
 FAMILIES = ("as_sg", "rs_sg", "trsg")
 RESETS = ("soft", "hard")
-SURROGATES = ("rectangular", "triangular", "arctan", "sigmoid")
-NORMS = ("tdbn", "tebn", "tab", "bntt")
+SURROGATES = ("rectangular", "triangular", "arctan", "sigmoid", "dspike", "linear")
+THRESHOLD_MAPS = ("softplus", "tanh")
+INPUT_SCALES = ("decay", "none")
+NORMS = ("tdbn", "tebn", "tab", "bntt", "mpbn")
 LOSSES = ("ce", "tet", "lts", "rmp", "mps")
 SPARSITY_KINDS = ("l1", "target")
 ARCHS = ("resnet19", "cnn7", "resnet34", "sew_resnet34")

@@ -15,8 +15,6 @@ from torch.utils.hooks import RemovableHandle
 
 from snnrepro.collectives import all_sum
 from snnrepro.neurons import LIF, spiking_layers
-from snnrepro.neurons.current import NormalisedCurrent
-from snnrepro.neurons.reference import lif_reference
 
 
 class Penalty(Protocol):
@@ -146,16 +144,7 @@ class MembraneDistance:
 
 def membrane_distance(layer: LIF, x: Any, timesteps: int | None = None) -> Tensor:
     """Returns mean((M / V - S)^2) over steps and neurons, 0-d, for a forward of ``layer`` with these arguments."""
-    if isinstance(x, NormalisedCurrent):
-        x = x.tensor()
     steps: list[tuple[Tensor, Tensor]] = []
-    lif_reference(
-        x,
-        layer.u_init.clone(),
-        layer.v_threshold,
-        layer.tau,
-        **layer.dynamics(x.shape[0] if timesteps is None else timesteps)._asdict(),
-        record=steps,
-    )
+    layer.window(x, timesteps, record=steps)
     v_threshold = layer.v_threshold.detach()
     return torch.stack([(m / v_threshold - s.detach()).square().mean() for m, s in steps]).mean()

@@ -149,6 +149,11 @@ def test_one_failing_job_does_not_stop_the_others(cli, tiny, tmp_path):
 def test_help_lists_groups_options_and_examples(cli):
     result = cli("train", "--help")
     assert result.returncode == 0
-    for text in ("neuron: as_sg, lif, plif, rs_sg, trsg", "python train.py -m", "v_threshold: 1.0", "evaluate.py run="):
+    for text in (
+        "neuron: as_sg, bntt_original, diet_snn, imp,",
+        "python train.py -m",
+        "v_threshold: 1.0",
+        "evaluate.py run=",
+    ):
         assert text in result.stdout
     assert "_schema" not in result.stdout

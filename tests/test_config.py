@@ -155,6 +155,28 @@ def test_every_yaml_key_has_one_meaning_in_the_schema():
     assert set(values) == {key.split(".")[1] for key in keys() if key.startswith("neuron.")}
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("neuron=imp neuron.mp_init.enabled=true", "IMP and MP-Init both set the first membrane"),
+        ("norm=mpbn runtime.backend=compiled", "norm=mpbn needs runtime.backend=reference"),
+        ("neuron=mps runtime.backend=auto", "neuron.smoothing needs runtime.backend=reference"),
+        ("norm=mpbn loss=rmp", "would count them twice"),
+        ("neuron=ltmd neuron.family=trsg", "use neuron.family=as_sg or"),
+        ("neuron=ltmd neuron.v_threshold=1.0", "neuron.v_threshold=1.0: must be"),
+        ("neuron.smoothing=1.0", "neuron.smoothing=1.0: must be"),
+    ],
+)
+def test_choices_that_exclude_each_other_say_why(words, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        compose_run(words.split())
+
+
+@pytest.mark.parametrize("neuron", sorted(set(groups()["neuron"]) - {"imp"}))
+def test_every_neuron_composes_with_mp_init(neuron):
+    assert compose_run([f"neuron={neuron}", "neuron.mp_init.enabled=true"]).neuron.mp_init.enabled
+
+
 def test_package_never_evaluates_or_unpickles():
     for path in Path(CONFIG_DIR.parent, "snnrepro").rglob("*.py"):
         text = path.read_text()

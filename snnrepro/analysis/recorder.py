@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from snnrepro.analysis.statistics import edges_of, histogram, ljung_box, noise_floor, total_variation
 from snnrepro.neurons import LIF, spiking_layers
-from snnrepro.neurons.current import NormalisedCurrent
-from snnrepro.neurons.reference import lif_reference
+from snnrepro.neurons.module import as_tensor
 
 # What is put into histograms: the input current I, the potential before firing M, the membrane after reset U.
 QUANTITIES = ("input", "potential", "membrane")
@@ -128,12 +127,9 @@ class Recorder:
 @torch.no_grad()
 def window(layer: LIF, x: Any, timesteps: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """Returns (input, potential, spikes, membrane after reset), each (T, neurons), and V_thr, of a layer's forward."""
-    if isinstance(x, NormalisedCurrent):
-        x = x.tensor()
     steps: list[tuple[Tensor, Tensor]] = []
-    dynamics = layer.dynamics(x.shape[0] if timesteps is None else timesteps)
-    v_threshold = layer.v_threshold
-    lif_reference(x, layer.u_init.clone(), v_threshold, layer.tau, **dynamics._asdict(), record=steps)
+    layer.window(x, timesteps, record=steps)
+    x, v_threshold = as_tensor(x), layer.v_threshold
     m, s = (torch.stack(part).flatten(1) for part in zip(*steps, strict=True))
     u = m - v_threshold * s if layer.reset == "soft" else m * (1 - s)
     return x.flatten(1).expand(len(m), -1), m, s, u, v_threshold.item()

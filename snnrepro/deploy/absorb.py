@@ -22,6 +22,7 @@ from snnrepro.deploy.report import Edge, with_fan_out
 from snnrepro.deploy.trace import Node, trace
 from snnrepro.errors import AbsorptionError
 from snnrepro.neurons import LIF
+from snnrepro.norms import MembraneNorm
 
 REAL = "real numbers: no threshold to absorb"
 
@@ -155,10 +156,20 @@ class _Absorption:
         layer = self.model.get_submodule(node.module)
         assert isinstance(layer, LIF)
         v_threshold, tau = _number(layer.v_threshold), _number(layer.tau)
+        if v_threshold <= 0:
+            raise AbsorptionError(f"{node.name}: its threshold is {v_threshold.item():.4g}, and must be above 0")
         form = self.forms[node.inputs[0]]
-        terms = tuple(replace(t, gain=t.gain / (tau * v_threshold), rules=t.rules | {"R3"}) for t in form.terms)
-        current = self.write(Form(terms, form.shift / (tau * v_threshold)), node.name)
-        constants = {"decay": 1 - 1 / tau[0, 0], "u_init": (_number(layer.u_init) / v_threshold)[0, 0]}
+        scale = v_threshold if layer.input_scale == "none" else tau * v_threshold
+        terms = tuple(replace(t, gain=t.gain / scale, rules=t.rules | {"R3"}) for t in form.terms)
+        current = self.write(Form(terms, form.shift / scale), node.name)
+        constants = {"decay": 1 - 1 / tau[0, 0], "u_init": layer.u_init.double().cpu() / v_threshold[0, 0]}
+        if layer.smoothing_raw is not None:
+            constants["smoothing"] = layer.smoothing_raw.double().cpu().sigmoid()
+        if isinstance(layer.membrane_norm, MembraneNorm):
+            try:
+                constants["firing"] = layer.membrane_norm.folded_threshold(layer.v_threshold).cpu() / v_threshold[0, 0]
+            except ValueError as error:
+                raise AbsorptionError(f"{node.name}: {error}; they cannot be folded into its threshold") from None
         spikes = self._step(node.name, "spiking", (current,), {"reset": layer.reset}, constants)
         gain = v_threshold if layer.family == "trsg" else _number(1)
         return Form((Term(spikes, gain, (node.name,), spikes=True),), _number())

@@ -120,22 +120,28 @@ class TimeMean(Operation):
 class Spiking(Operation):
     """Leaky integrate-and-fire with threshold 1, leak folded into its current: ``m = decay * u + x; s = m >= 1``.
 
-    decay: 1 - 1/tau, 0-d. u_init: MP-Init's running mean over the threshold it was measured with, 0-d.
+    decay: 1 - 1/tau, 0-d. u_init: the membrane at the start over the threshold it was measured with, 0-d (MP-Init) or
+    one per neuron (IMP). firing: (C,) in units of the threshold, where a norm of the membrane was folded into it
+    (MPBN); the reset still takes 1. smoothing: 0-d, weight of the smoothed membrane of the step before (MPS).
     """
 
-    required = ("decay", "u_init")
+    required, optional = ("decay", "u_init"), ("firing", "smoothing")
     decay: Tensor
     u_init: Tensor
+    firing: Tensor | None
+    smoothing: Tensor | None
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
         """Returns spikes (timesteps, ...), 0 or 1, in the dtype of ``x`` (1 or timesteps, ...)."""
         state = torch.promote_types(x.dtype, torch.float32)
         steps = x.unbind(0) * (timesteps if x.shape[0] == 1 else 1)
         decay, u = self.decay.to(state), self.u_init.to(state)
-        spikes = []
+        firing = 1 if self.firing is None else self.firing.to(state).view(-1, *(1,) * (x.ndim - 3))
+        h, spikes = u, []
         for x_t in steps:
-            m = decay * u + x_t.to(state)
-            s = m >= 1
+            h = u if self.smoothing is None else self.smoothing * h + (1 - self.smoothing) * u
+            m = decay * h + x_t.to(state)
+            s = m >= firing
             u = m - s.to(state) if self.options["reset"] == "soft" else m.masked_fill(s, 0)
             spikes.append(s.to(x.dtype))
         return torch.stack(spikes)

@@ -37,7 +37,7 @@ def recognise_surrogate(fire: Callable[[Tensor], Tensor]) -> tuple[str, float]:
             expected = SURROGATES[name].derivative(z, gamma_of(peak))
             if torch.allclose(derivative, expected, rtol=1e-5, atol=1e-5 * peak):
                 return name, gamma_of(peak)
-    raise ValueError(f"the surrogate's derivative is none of {', '.join(SURROGATES)}")
+    raise ValueError(f"the surrogate's derivative is none of {', '.join(_GAMMA_OF_PEAK)}")
 
 
 def _derivative(fire: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,16 @@ class NormalisedCurrent:
             return x
         return x + (self.shortcut.tensor() if isinstance(self.shortcut, NormalisedCurrent) else self.shortcut)
 
+    def scaled(self, factor: Tensor) -> "NormalisedCurrent":
+        """Returns the current times a number (0-d, differentiable), still uncomputed."""
+        weight, bias = self.weight * factor, self.bias * factor
+        total = NormalisedCurrent(self.y, self.mean, self.var, weight, bias, self.eps, self.batch_stats, self.share)
+        if isinstance(self.shortcut, NormalisedCurrent):
+            total.shortcut = self.shortcut.scaled(factor)
+        elif self.shortcut is not None:
+            total.shortcut = self.shortcut * factor.to(self.shortcut.dtype)
+        return total
+
     def __add__(self, shortcut: Any) -> Any:
         if self.shortcut is not None or not isinstance(shortcut, Tensor | NormalisedCurrent):
             return self.tensor() + shortcut

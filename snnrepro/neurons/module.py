@@ -1,17 +1,19 @@
 """The spiking layer as a module: it holds the scalars and the running mean, nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from snnrepro.neurons import mp_init
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.functional import lif
 from snnrepro.neurons.ops import snapshot
-from snnrepro.neurons.reference import LIFResult
-from snnrepro.neurons.reparam import inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
+from snnrepro.neurons.reference import LIFResult, lif_reference
+from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid, raw_of_tau
 
 
 class LIF(nn.Module):
@@ -20,6 +22,13 @@ class LIF(nn.Module):
     State lives inside one forward: there is nothing to reset between batches. ``v_threshold_raw`` and
     ``tau_raw`` are parameters where learnable and buffers where frozen; ``u_init`` is a buffer, so it is
     saved, restored and moved with the model. All three are 0-d and stay float32 (or wider) under autocast.
+
+    What other methods change (docs/methods.md), none of it in the paper's own neurons:
+    threshold_map: softplus, or tanh (LTMD). input_scale: decay is Eq. 1, ``none`` leaves the current out of the leak,
+    ``m = (1 - 1/tau) * u + x``. learn_u_init: ``u_init`` is a parameter, one value per neuron (IMP). smoothing: initial
+    weight, in (0, 1), of the smoothed membrane of the step before, learned (MPS). membrane_norm: makes the norm
+    between charging and firing from a number of channels (MPBN). The last three have a shape, or need a loop of their
+    own: see ``settle``.
     """
 
     v_threshold_raw: Tensor
@@ -41,14 +50,26 @@ class LIF(nn.Module):
         mp_init: bool,
         beta: float,
         backend: str,
+        threshold_map: str = "softplus",
+        input_scale: str = "decay",
+        learn_u_init: bool = False,
+        smoothing: float | None = None,
+        membrane_norm: Callable[[int], nn.Module] | None = None,
     ):
         super().__init__()
         self.family, self.surrogate, self.gamma = family, surrogate, gamma
         self.reset, self.detach_reset = reset, detach_reset
         self.mp_init, self.beta, self.backend = mp_init, beta, backend
-        self._scalar("v_threshold_raw", inverse_softplus(v_threshold), learn_threshold)
+        self.threshold_map, self.input_scale, self.learn_u_init = threshold_map, input_scale, learn_u_init
+        self._make_membrane_norm = membrane_norm
+        self.membrane_norm: nn.Module | None = None
+        self._scalar("v_threshold_raw", THRESHOLD_MAPS[threshold_map][1](v_threshold), learn_threshold)
         self._scalar("tau_raw", raw_of_tau(tau), learn_tau)
-        self.register_buffer("u_init", torch.zeros(()))
+        if learn_u_init:
+            self.u_init = UninitializedParameter()
+        else:
+            self.register_buffer("u_init", torch.zeros(()))
+        self.smoothing_raw = None if smoothing is None else nn.Parameter(torch.tensor(smoothing).logit())
 
     def _scalar(self, name: str, value: float, learn: bool) -> None:
         if learn:
@@ -59,7 +80,7 @@ class LIF(nn.Module):
     @property
     def v_threshold(self) -> Tensor:
         """The firing threshold, 0-d, differentiable where learnable (paper Sec. 9.2)."""
-        return softplus(self.v_threshold_raw)
+        return THRESHOLD_MAPS[self.threshold_map][0](self.v_threshold_raw)
 
     @property
     def tau(self) -> Tensor:
@@ -73,18 +94,51 @@ class LIF(nn.Module):
         In training mode with gradients enabled, ``u_init`` moves afterwards (MP-Init, Algorithm 1).
         Raises ValueError when ``x`` has neither 1 nor ``timesteps`` steps.
         """
-        steps = x.y.shape[0] if isinstance(x, NormalisedCurrent) else x.shape[0]
-        result = lif(
-            x,
-            # A copy: the backward needs what the forward read, and the buffer moves before that.
-            snapshot(self.u_init),
-            self.v_threshold,
-            self.tau,
-            **self.dynamics(steps if timesteps is None else timesteps)._asdict(),
-            backend=self.backend,
-        )
+        result = self.window(x, timesteps)
         self.move_u_init(result)
         return result.o
+
+    def window(
+        self,
+        x: Tensor | NormalisedCurrent,
+        timesteps: int | None = None,
+        record: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> LIFResult:
+        """Returns what ``forward`` would leave behind, and moves nothing.
+
+        record: receives (m, s) of every step, each (...neurons), computed by the reference equations.
+        """
+        dynamics = self.dynamics(steps_of(x) if timesteps is None else timesteps)._asdict()
+        tau, v_threshold = self.tau, self.v_threshold
+        if self.input_scale == "none":
+            # (1 - 1/tau) * u + x is Eq. 1 of the current tau * x.
+            x = x.scaled(tau) if isinstance(x, NormalisedCurrent) else x * tau.to(x.dtype)
+        # A copy: the backward needs what the forward read, and the buffer moves before that.
+        u_init = self.u_init.new_zeros(()) if self.learn_u_init else snapshot(self.u_init)
+        if self.learn_u_init:
+            # u_init + (x[1] - u_init) / tau is the first step from 0 with the current x[1] + (tau - 1) * u_init.
+            x = as_tensor(x).expand(dynamics["timesteps"], *shape_of(x))
+            x = torch.cat([x[:1] + ((tau - 1) * self.u_init).to(x.dtype), x[1:]])
+        if record is None and self.smoothing_raw is None and self.membrane_norm is None:
+            return lif(x, u_init, v_threshold, tau, **dynamics, backend=self.backend)
+        smoothing = None if self.smoothing_raw is None else self.smoothing_raw.sigmoid()
+        changed: dict[str, Any] = {"smoothing": smoothing, "membrane_norm": self.membrane_norm, "record": record}
+        return lif_reference(as_tensor(x), u_init, v_threshold, tau, **dynamics, **changed)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ``settle`` still has to be called."""
+        return self._make_membrane_norm is not None or isinstance(self.u_init, UninitializedParameter)
+
+    def settle(self, x: Tensor | NormalisedCurrent) -> None:
+        """Makes the parameters whose shape is that of the layer's input ``x`` (T, B, C, ...), where there are any."""
+        shape = shape_of(x)[1:]
+        if isinstance(self.u_init, UninitializedParameter):
+            self.u_init.materialize(shape)
+            # The range of the authors' code.
+            nn.init.uniform_(self.u_init, -0.2, 0.2)
+        if self._make_membrane_norm is not None:
+            self.membrane_norm, self._make_membrane_norm = self._make_membrane_norm(shape[0]), None
 
     def dynamics(self, timesteps: int) -> Dynamics:
         """Returns the rules of this layer over a window of ``timesteps``."""
@@ -100,6 +154,21 @@ class LIF(nn.Module):
             f"family={self.family}, surrogate={self.surrogate}, gamma={self.gamma}, reset={self.reset}, "
             f"v_threshold={self.v_threshold.item():.4g}, tau={self.tau.item():.4g}, mp_init={self.mp_init}"
         )
+
+
+def as_tensor(x: Tensor | NormalisedCurrent) -> Tensor:
+    """Returns the current of a layer as a tensor (T or 1, ...neurons)."""
+    return x.tensor() if isinstance(x, NormalisedCurrent) else x
+
+
+def steps_of(x: Tensor | NormalisedCurrent) -> int:
+    """Returns the steps of a current, 1 for one that is constant over the window."""
+    return (x.y if isinstance(x, NormalisedCurrent) else x).shape[0]
+
+
+def shape_of(x: Tensor | NormalisedCurrent) -> torch.Size:
+    """Returns the shape of one step of a current, (B, ...)."""
+    return (x.y if isinstance(x, NormalisedCurrent) else x).shape[1:]
 
 
 def spiking_layers(model: nn.Module) -> Iterator[tuple[str, LIF]]:

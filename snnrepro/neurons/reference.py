@@ -9,11 +9,16 @@ t = 1..T, with ``leak = 1 / tau`` and ``u[0] = u_init``:
     u = m - v_threshold * s   (soft)      or      m * (1 - s)   (hard)           (Eq. 3)
     o = v_threshold * s       (trsg)      or      s             (as_sg, rs_sg)
 
+Two methods change the step, and only here. ``smoothing`` (MPS, Ding et al., ICLR 2025) charges from
+``h = smoothing * h + (1 - smoothing) * u`` with ``h[0] = u_init`` in place of ``u``; ``membrane_norm`` (MPBN,
+Guo et al., ICCV 2023) compares a normalised ``m`` with the threshold, while reset and memory keep ``m`` itself.
+
 Backward, the spike's derivative is f'(z) dz with z = m - v_threshold (as_sg) or m / v_threshold - 1
 (rs_sg, trsg); everything else is ordinary calculus, so autograd yields the analytic gradients with
 respect to ``x``, ``u_init``, ``v_threshold`` and ``tau``.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -62,6 +67,8 @@ def lif_reference(
     gamma: float,
     reset: str,
     detach_reset: bool,
+    smoothing: Tensor | None = None,
+    membrane_norm: Callable[[Tensor], Tensor] | None = None,
     smooth: bool = False,
     record: list[tuple[Tensor, Tensor]] | None = None,
 ) -> LIFResult:
@@ -70,6 +77,7 @@ def lif_reference(
     x_TN: input current, (timesteps, ...neurons), or (1, ...neurons) for a current that is constant over
         the window. float64 is computed in float64, anything narrower in float32.
     u_init, v_threshold, tau: 0-d (or broadcastable to one step); differentiable.
+    smoothing: 0-d in [0, 1), differentiable. membrane_norm: (...neurons) to the same shape.
     smooth: replaces the spike by the surrogate's primitive, for gradient checks only.
     record: receives (m, s) of every step, each (...neurons) and differentiable.
     """
@@ -77,13 +85,15 @@ def lif_reference(
     state_dtype = torch.promote_types(x_TN.dtype, torch.float32)
     x_steps = x_TN.unbind(0) * (timesteps if x_TN.shape[0] == 1 else 1)
     leak = 1 / tau
-    u_N = u_init.to(state_dtype).expand(x_TN.shape[1:])
+    u_N = h_N = u_init.to(state_dtype).expand(x_TN.shape[1:])
     active_N = torch.zeros_like(x_steps[0], dtype=torch.bool)
     o_steps = []
     for x_N in x_steps:
-        m_N = u_N + leak * (x_N.to(state_dtype) - u_N)
-        z_N = m_N - v_threshold if family == "as_sg" else m_N / v_threshold - 1
-        fires_N = m_N >= v_threshold
+        h_N = u_N if smoothing is None else smoothing * h_N + (1 - smoothing) * u_N
+        m_N = h_N + leak * (x_N.to(state_dtype) - h_N)
+        n_N = m_N if membrane_norm is None else membrane_norm(m_N)
+        z_N = n_N - v_threshold if family == "as_sg" else n_N / v_threshold - 1
+        fires_N = n_N >= v_threshold
         s_N = shape.primitive(z_N, gamma) if smooth else _Spike.apply(z_N, fires_N, shape, gamma)
         if record is not None:
             record.append((m_N, s_N))

@@ -136,6 +136,14 @@ def _surrogate(z, dyn: tl.constexpr):
     elif dyn.surrogate == "arctan":
         scaled = z * (PI_HALF * gamma)
         return (gamma / 2) / tl.fma(scaled, scaled, 1.0)
+    elif dyn.surrogate == "dspike":
+        # b sech(b z)^2 / (2 tanh(b / 2)) inside of the window, both by powers of e that do not overflow
+        e = tl.exp(tl.abs(z) * (-2 * gamma))
+        whole = tl.exp(tl.full((), -gamma, tl.float32))
+        height = 2 * gamma * (1 + whole) / (1 - whole)
+        return tl.where(tl.abs(z) < 0.5, height * e / ((1 + e) * (1 + e)), 0.0)
+    elif dyn.surrogate == "linear":
+        return tl.maximum(1 - tl.abs(z), 0.0) * gamma
     else:
         e = tl.exp(tl.abs(z) * (-1 / gamma))
         return e / ((1 + e) * (1 + e) * gamma)

@@ -35,13 +35,14 @@ class StopRequest:
 
 
 def learned_scalars(model: nn.Module) -> dict[str, dict[str, float]]:
-    """Returns per spiking layer its ``v_threshold``, ``tau`` and ``u_init``."""
+    """Returns per spiking layer its ``v_threshold``, ``tau`` and ``u_init`` (mean over neurons where learned)."""
     with torch.no_grad():
         return {
             name: {
                 "v_threshold": layer.v_threshold.item(),
                 "tau": layer.tau.item(),
-                "u_init": layer.u_init.item(),
+                # One number per neuron where it is learned.
+                "u_init": layer.u_init.mean().item(),
             }
             for name, layer in spiking_layers(model)
         }

@@ -13,20 +13,22 @@ from snnrepro.neurons import spiking_layers
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Returns the optimiser's groups, each with ``name`` and its own ``weight_decay``; empty ones left out.
 
-    neuron: v_threshold_raw and tau_raw, decayed by ``neuron_weight_decay`` only. norm_and_bias: every other
-    parameter with fewer than two dimensions. weight: the rest.
+    neuron: the scalars of spiking layers, decayed by ``neuron_weight_decay`` only. u_init: learned initial
+    membranes, never decayed (as in the code of IMP). norm_and_bias: every other parameter with fewer than two
+    dimensions. weight: the rest.
     """
     of_neurons = {id(p) for _, layer in spiking_layers(model) for p in layer.parameters(recurse=False)}
-    groups: dict[str, list[nn.Parameter]] = {"weight": [], "norm_and_bias": [], "neuron": []}
+    groups: dict[str, list[nn.Parameter]] = {"weight": [], "norm_and_bias": [], "neuron": [], "u_init": []}
     for parameter in model.parameters():
         if id(parameter) in of_neurons:
-            groups["neuron"].append(parameter)
+            groups["u_init" if parameter.ndim else "neuron"].append(parameter)
         else:
             groups["weight" if parameter.ndim > 1 else "norm_and_bias"].append(parameter)
     decay = {
         "weight": config.weight_decay,
         "norm_and_bias": config.weight_decay if config.decay_norm_and_bias else 0.0,
         "neuron": config.neuron_weight_decay,
+        "u_init": 0.0,
     }
     return [
         {"name": name, "params": parameters, "weight_decay": decay[name]}

@@ -23,8 +23,9 @@ def risky(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dyn
         # Rounding is relative to the largest number on the way.
         close = 4 * 2.0**-23 * torch.stack([m.abs(), x_N.abs(), v_threshold.expand_as(m)]).amax(0)
         found |= (m - v_threshold).abs() < close
-        if dyn.surrogate == "rectangular":
-            found |= (z.abs() - dyn.gamma / 2).abs() < (close if dyn.family == "as_sg" else close / v_threshold)
+        if dyn.surrogate in ("rectangular", "dspike"):
+            half = dyn.gamma / 2 if dyn.surrogate == "rectangular" else 0.5
+            found |= (z.abs() - half).abs() < (close if dyn.family == "as_sg" else close / v_threshold)
         s = m >= v_threshold
         u = m - v_threshold * s if dyn.reset == "soft" else m * ~s
     return found

@@ -9,7 +9,7 @@ import torch
 from snnrepro.neurons.functional import lif
 from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
-GAMMA = {"rectangular": 0.9, "triangular": 1.1, "arctan": 2.0, "sigmoid": 0.3}
+GAMMA = {"rectangular": 0.9, "triangular": 1.1, "arctan": 2.0, "sigmoid": 0.3, "dspike": 3.0, "linear": 0.4}
 
 
 def surrogate_derivative(name, z, gamma):
@@ -20,6 +20,10 @@ def surrogate_derivative(name, z, gamma):
         return np.maximum(0, gamma - np.abs(z)) / gamma**2
     if name == "arctan":
         return gamma / (2 * (1 + (math.pi / 2 * gamma * z) ** 2))
+    if name == "dspike":
+        return (np.abs(z) < 0.5) * gamma / (2 * math.tanh(gamma / 2) * np.cosh(gamma * z) ** 2)
+    if name == "linear":
+        return gamma * np.maximum(0, 1 - np.abs(z))
     return np.exp(z / gamma) / (1 + np.exp(z / gamma)) ** 2 / gamma
 
 

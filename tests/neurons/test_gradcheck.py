@@ -13,7 +13,7 @@ import torch
 from snnrepro.neurons.reference import lif_reference
 from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
-GAMMA = {"rectangular": 1.0, "triangular": 1.0, "arctan": 2.0, "sigmoid": 0.25}
+GAMMA = {"rectangular": 1.0, "triangular": 1.0, "arctan": 2.0, "sigmoid": 0.25, "dspike": 3.0, "linear": 0.3}
 
 
 def inputs(timesteps):

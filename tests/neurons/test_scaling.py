@@ -6,7 +6,7 @@ import torch
 from snnrepro.neurons.functional import lif
 from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
-GAMMA = {"rectangular": 1.0, "triangular": 1.0, "arctan": 2.0, "sigmoid": 0.25}
+GAMMA = {"rectangular": 1.0, "triangular": 1.0, "arctan": 2.0, "sigmoid": 0.25, "dspike": 3.0, "linear": 0.3}
 SCALES = (0.01, 0.1, 0.3, 1.0, 2.0, 7.0, 100.0)
 
 

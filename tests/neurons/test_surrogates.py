@@ -18,6 +18,8 @@ PRINTED = {
     "triangular": lambda z, g: np.maximum(0, g - np.abs(z)) / g**2,
     "arctan": lambda z, g: g / (2 * (1 + (np.pi / 2 * g * z) ** 2)),
     "sigmoid": lambda z, g: np.exp(z / g) / (1 + np.exp(z / g)) ** 2 / g,
+    "dspike": lambda z, g: (np.abs(z) < 0.5) * g * (1 - np.tanh(g * z) ** 2) / (2 * np.tanh(g / 2)),
+    "linear": lambda z, g: g * np.maximum(0, 1 - np.abs(z)),
 }
 
 
@@ -40,15 +42,31 @@ def test_area_is_one(name, gamma):
         return SURROGATES[name].derivative(torch.tensor(z, dtype=torch.float64), gamma).item()
 
     # pieces between the kinks; the tails of arctan are heavy
-    edges = (-math.inf, -gamma, -gamma / 2, 0, gamma / 2, gamma, math.inf)
+    edges = sorted({-math.inf, -1, -gamma, -gamma / 2, -0.5, 0, 0.5, gamma / 2, gamma, 1, math.inf})
     area = sum(quad(density, low, high)[0] for low, high in pairwise(edges))
-    assert area == pytest.approx(1, abs=1e-8)
+    assert area == pytest.approx(gamma if name == "linear" else 1, abs=1e-8)
+
+
+def test_dspike_runs_from_the_rectangle_to_the_step():
+    """Its shape for b to 0 is rectangular with gamma 1; its height 1.657 at b = 3 (Li et al., NeurIPS 2021)."""
+    z = torch.linspace(-0.7, 0.7, 101, dtype=torch.float64)
+    flat = SURROGATES["rectangular"].derivative(z, 1.0)
+    torch.testing.assert_close(SURROGATES["dspike"].derivative(z, 1e-3), flat, rtol=1e-6, atol=0)
+    assert SURROGATES["dspike"].derivative(torch.zeros(1), 3.0).item() == pytest.approx(1.657, abs=1e-3)
+    assert SURROGATES["dspike"].primitive(torch.tensor([-0.5, 0.0, 0.5]), 3.0).tolist() == [0, 0.5, 1]
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("name", NAMES)
 def test_maximum_is_at_zero(name, gamma):
-    peak = {"rectangular": 1 / gamma, "triangular": 1 / gamma, "arctan": gamma / 2, "sigmoid": 1 / (4 * gamma)}[name]
+    peak = {
+        "rectangular": 1 / gamma,
+        "triangular": 1 / gamma,
+        "arctan": gamma / 2,
+        "sigmoid": 1 / (4 * gamma),
+        "dspike": gamma / (2 * math.tanh(gamma / 2)),
+        "linear": gamma,
+    }[name]
     z = torch.linspace(-3, 3, 601, dtype=torch.float64)
     values = SURROGATES[name].derivative(z, gamma)
     assert values[300].item() == pytest.approx(peak, rel=1e-15)
@@ -63,7 +81,8 @@ def test_primitive_has_the_derivative_and_runs_from_zero_to_one(name, gamma):
     found = torch.autograd.grad(shape.primitive(z, gamma).sum(), z)[0]
     torch.testing.assert_close(found, shape.derivative(z.detach(), gamma), rtol=1e-12, atol=1e-15)
     ends = shape.primitive(torch.tensor([-1e12, 0, 1e12], dtype=torch.float64), gamma)
-    torch.testing.assert_close(ends, torch.tensor([0, 0.5, 1], dtype=torch.float64), rtol=0, atol=1e-12)
+    area = gamma if name == "linear" else 1
+    torch.testing.assert_close(ends, area * torch.tensor([0, 0.5, 1], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)

@@ -186,6 +186,7 @@ def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
     schemas = [v for v in vars(config).values() if isinstance(v, type) and hasattr(v, "__dataclass_fields__")]
     cnn = ["model=cnn7_mini", "model.blocks=null", "model.stem_width=null", "optimizer=adamw", "norm=tab"]
     every_loss = [compose_run([*tiny, f"loss={name}"]) for name in ("tet", "rmp", "mps")]
+    every_loss.append(compose_run([*tiny, "neuron=mps"]))
     sparse = ["loss.sparsity.weight=0.1", "loss.sparsity.kind=target", "loss.sparsity.target=0.1"]
     sew = ["model=sew_resnet34_mini", "model.stem_width=null", "model.widths=[4,4,4,4]", "model.blocks=[1,1,1,1]"]
     runs = [compose_run([*tiny, *words]) for words in ([], cnn + sparse, sew)] + every_loss
