@@ -67,7 +67,8 @@ class NeuronConfig:
             in_range("neuron.smoothing", self.smoothing, 1e-6, 1 - 1e-6)
         if self.learn_u_init and self.mp_init.enabled:
             raise ConfigError(
-                "neuron.learn_u_init=true: IMP and MP-Init both set the first membrane; add neuron.mp_init.enabled=false"
+                "neuron.learn_u_init=true: IMP and MP-Init both set the first membrane; "
+                "add neuron.mp_init.enabled=false"
             )
         one_of("neuron.reset", self.reset, RESETS)
         in_range("neuron.v_threshold", self.v_threshold, 1e-30, 1e30)
