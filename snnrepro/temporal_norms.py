@@ -6,6 +6,7 @@ Arithmetic is float32 or wider under autocast; the output has the dtype of the i
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from snnrepro.batch_norm import batch_norm, move_running
 from snnrepro.collectives import moments_across_ranks, world_size
@@ -97,6 +98,30 @@ class BNTT(_TemporalNorm):
         return scale.detach(), (-mean * scale).detach()
 
 
+def _scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Returns ``x * scale + shift`` of x (T, B, C, H, W) and rows (T, C), in one pass forward and one backward."""
+    zero, one = torch.zeros_like(scale[0]), torch.ones_like(scale[0])
+    rows = zip(x, scale, shift, strict=True)
+    return torch.stack([F.batch_norm(x_t, zero, one, a, b, False, 0.0, 0.0) for x_t, a, b in rows])
+
+
+class _StepMoments(torch.autograd.Function):
+    """Mean and biased variance (T, C) of every step of x (T, B, C, H, W), by the kernel of batch norm."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Rows:
+        zero, one = x.new_zeros(x.shape[2]), x.new_ones(x.shape[2])
+        mean, var = zip(*(torch.batch_norm_update_stats(x_t, zero, one, 0.0) for x_t in x), strict=True)
+        ctx.save_for_backward(x, torch.stack(mean))
+        return torch.stack(mean), torch.stack(var)
+
+    @staticmethod
+    def backward(ctx, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        scale = grad_var * (2 * x.shape[2] / x[0].numel())
+        return _scale_shift(x, scale, grad_mean * (x.shape[2] / x[0].numel()) - scale * mean)
+
+
 def cumulative_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (mean, biased variance), each (T, C), and count (T, 1): row t over the steps 1..t, and B, H, W.
 
@@ -105,7 +130,7 @@ def cumulative_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     large. Differentiable.
     """
     steps = x.shape[0]
-    var, mean = torch.var_mean(x, (1, 3, 4), correction=0)
+    mean, var = _StepMoments.apply(x)
     per_step = x[0].numel() // x.shape[2]
     count = torch.arange(1, steps + 1, dtype=mean.dtype, device=x.device)[:, None] * per_step
     if world_size() > 1:
@@ -145,11 +170,7 @@ class TAB(_TemporalNorm):
         w = self.p[:steps].square()[:, None]
         scale = w * self.weight[:steps] / (var + self.eps).sqrt()
         shift = w * self.bias[:steps] - mean * scale
-
-        def rows(values: Tensor) -> Tensor:
-            return values[:, None, :, None, None]
-
-        return (wide * rows(scale) + rows(shift)).to(x.dtype)
+        return _scale_shift(wide, scale, shift.expand_as(scale)).to(x.dtype)
 
     def eval_affine(self) -> Rows:
         """Returns (scale, shift) in float64, each (T, C): in evaluation mode the norm is x * scale + shift."""
