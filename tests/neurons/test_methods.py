@@ -176,33 +176,3 @@ def test_mps_charges_from_the_smoothed_membrane():
     zero = torch.zeros((), dtype=torch.float64)
     assert torch.equal(lif_reference(x, before, *rules, **layer.dynamics(6)._asdict(), smoothing=zero).o, plain)
     assert not torch.equal(o, plain)
-
-
-def count(*words):
-    run = compose_run([*words, "model=resnet19", "timesteps=4"])
-    model = build_model(run, in_shape=(3, 32, 32), num_classes=10)
-    return sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "added"),
-    [
-        (["norm=tebn"], 80),
-        (["norm=tab"], 31_952),
-        (["norm=tab", "norm.share_affine=true"], 80),
-        (["norm=bntt"], 10_624),
-        (["norm=mpbn"], 8_832),
-        (["neuron=plif"], 17),
-        (["neuron=ltmd"], 17),
-        (["neuron=mps"], 17),
-        (["neuron=diet_snn"], 34),
-        (["neuron=trsg"], 34),
-        (["neuron.mp_init.enabled=true"], 0),
-        (["neuron=imp"], 1_376_256),
-        (["loss=tet"], 0),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
-)
-def test_parameters_added_to_resnet19(words, added):
-    assert count("neuron=lif", *words) - count("neuron=lif") == added
