@@ -93,7 +93,8 @@ def _run(table: Table, scale: str, cells: Sequence[Cell], missing: Sequence[Job]
 
 def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]) -> dict[str, Any]:
     """Returns the filled table after writing and, where logger=wandb, logging it."""
-    run = next(job.run for job in distinct_jobs(cells))
+    # Not that of a job: a table of networks that are not built has none.
+    run = compose_run(list(extra))
     filled = document(table, scale, cells, extra)
     name = _stem(table.name, scale, extra)
     stem = Path(run.runtime.output_dir) / "tables" / name

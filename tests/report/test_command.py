@@ -204,3 +204,9 @@ def test_finding_that_nothing_has_to_run_does_not_import_torch(words):
     code = "import sys, snnrepro.report as r; r.main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "table2", "--scale", "mini", "--plan", *words]
     assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["table4", "table5", "table11"])
+def test_a_table_without_a_run_is_written_all_the_same(name, nothing_starts, tmp_path):
+    assert report.main([name, "--scale", "mini", f"runtime.output_dir={tmp_path}"]) == 0
+    assert "network not built yet" in (tmp_path / "tables" / f"{name}_mini.md").read_text()
