@@ -93,8 +93,9 @@ def _run(table: Table, scale: str, cells: Sequence[Cell], missing: Sequence[Job]
 
 def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]) -> dict[str, Any]:
     """Returns the filled table after writing and, where logger=wandb, logging it."""
-    # Not that of a job: a table of networks that are not built has none.
-    run = compose_run(list(extra))
+    jobs = distinct_jobs(cells)
+    # A table of networks that are not built has no job.
+    run = jobs[0].run if jobs else compose_run(extra)
     filled = document(table, scale, cells, extra)
     name = _stem(table.name, scale, extra)
     stem = Path(run.runtime.output_dir) / "tables" / name
