@@ -3,11 +3,11 @@ VENV   ?= .venv
 PYTHON := $(VENV)/bin/python
 SCALE  ?= paper
 ARGS   ?=
-TABLES := table1 table2 table3 table4 table5 table6 table7 table8 table9 table10 table11 table12 table13 mp_init
+ALL    := table1 table2 table3 table4 table5 table6 table7 table8 table9 table10 table11 table12 table13 mp_init
 STAMP  := $(VENV)/.snnrepro-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast bench lint readme clean-runs claims reproduce report $(TABLES)
+.PHONY: help setup train test test-fast bench lint readme clean-runs plan claims reproduce report $(ALL)
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,14 +40,17 @@ lint: setup  ## check style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-$(TABLES): setup  ## plan, run and render a table of the paper (SCALE=mini: embedded data, minutes)
+$(ALL): setup  ## plan, run and render a table of the paper (SCALE=mini: embedded data, minutes)
 	$(PYTHON) -m snnrepro table $@ --scale $(SCALE) $(ARGS)
+
+plan: setup  ## runs and hours that tables still need (SCALE=mini TABLES="1 2 10"; all without TABLES)
+	$(PYTHON) -m snnrepro plan $(TABLES) --scale $(SCALE) $(ARGS)
 
 claims: setup  ## judge the paper's claims by our runs, which are made where missing (SCALE=mini)
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
 
 reproduce: setup  ## all tables, claims and figures, each run once (SCALE=mini: hours on 2 cores); go on after an interruption
-	for table in $(TABLES); do $(PYTHON) -m snnrepro table $$table --scale $(SCALE) $(ARGS) || exit $$?; done
+	for table in $(ALL); do $(PYTHON) -m snnrepro table $$table --scale $(SCALE) $(ARGS) || exit $$?; done
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
 	$(PYTHON) -m snnrepro figure all --scale $(SCALE) $(ARGS)
 	$(PYTHON) -m snnrepro report --scale $(SCALE) $(ARGS)

@@ -25,6 +25,7 @@ USAGE = """usage: snnrepro COMMAND ...
   claims --scale mini|paper [--run]               the paper's claims on our runs: supported, contradicted, inconclusive
   figure N|all --scale mini|paper                 figures of the paper from our runs, its values beside them
   table NAME --scale mini|paper                   plan, run and render a table of the paper
+  plan [TABLE ...] --scale mini|paper             runs and hours that tables still need
   report --scale mini|paper                       tables, claims and figures that exist, on one HTML page
   doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
   data check|prepare|preview NAME [KEY=VALUE ...] read a dataset as a run would; download it; a picture of frames
@@ -122,6 +123,12 @@ def _table(words: list[str]) -> int:
     return table(words)
 
 
+def _plan(words: list[str]) -> int:
+    from snnrepro.report.plan import main as plan
+
+    return plan(words)
+
+
 def _claims(words: list[str]) -> int:
     from snnrepro.analysis.command import main as claims
 
@@ -168,6 +175,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "table": _table,
+    "plan": _plan,
     "claims": _claims,
     "figure": _figure,
     "report": _report,

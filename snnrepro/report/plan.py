@@ -1,0 +1,110 @@
+"""``snnrepro plan``: what tables still need, in runs and hours, before anything is started."""
+
+import argparse
+import statistics
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from snnrepro import io
+from snnrepro.config import RunConfig
+from snnrepro.errors import ConfigError
+from snnrepro.jobs import Job, parallelism
+from snnrepro.report.select import distinct_jobs, expand, missing_jobs
+from snnrepro.report.tables import SCALES, load, names
+
+# Multiply-accumulates of one time step (1e9), and the side of the image they were counted at.
+_MACS = {"resnet19": (2.21, 32), "cnn7": (0.267, 48), "resnet34": (3.66, 224), "sew_resnet34": (3.66, 224)}
+# Training samples, side of the image.
+_DATA = {"cifar10": (50_000, 32), "cifar100": (50_000, 32), "dvs_cifar10": (9_000, 48), "imagenet": (1_281_167, 224)}
+# Operations per second that training is taken to reach on an RTX 3090; 8 to 22 are plausible.
+_SPEED = 15e12
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints the plan of the tables named, or of all, and returns 0. Raises ConfigError for unknown ones."""
+    parser = argparse.ArgumentParser(prog="snnrepro plan", description="Runs and hours that tables still need.")
+    parser.add_argument("tables", nargs="*", help="such as 1 2 10, or table1; all where none is named")
+    parser.add_argument("--scale", choices=SCALES, default="paper")
+    args = parser.parse_intermixed_args([word for word in words if "=" not in word])
+    extra = [word for word in words if "=" in word]
+    chosen = [f"table{name}" if name.isdigit() else name for name in args.tables] or names()
+    if unknown := [name for name in chosen if name not in names()]:
+        raise ConfigError(f"{unknown[0]}: no such table; there are {', '.join(names())}")
+    print(render(chosen, args.scale, extra), end="")
+    return 0
+
+
+def render(chosen: Iterable[str], scale: str, extra: Sequence[str]) -> str:
+    """Returns the plan as text: a line per table, the sum with shared runs counted once, and how to spread it."""
+    lines = [f"{'table':10}{'runs':>6}{'done':>6}{'left':>6}   hours left"]
+    everything: dict[str, Job] = {}
+    left: dict[str, Job] = {}
+    for name in chosen:
+        cells = expand(load(name), scale, extra)
+        jobs, missing = distinct_jobs(cells), missing_jobs(cells)
+        everything |= {job.path.name: job for job in jobs}
+        left |= {job.path.name: job for job in missing}
+        lines.append(f"{name:10}{len(jobs):6}{len(jobs) - len(missing):6}{len(missing):6}   {_hours(missing)}")
+    lines.append(
+        f"{'together':10}{len(everything):6}{len(everything) - len(left):6}{len(left):6}   {_hours(left.values())}"
+    )
+    if left:
+        at_once = parallelism(next(iter(left.values())).run)[0]
+        lines += [
+            "",
+            "Hours are those of one run after the other; runs that tables share count once.",
+            f"This machine: make TABLE SCALE={scale} runs {at_once} at a time and goes on where it was stopped.",
+            "Several GPUs: runtime.processes=N, or torchrun, for each run; several machines that share",
+            "runtime.output_dir: one table on each, since runs are found by their id.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _hours(jobs: Iterable[Job]) -> str:
+    measured = estimated = 0.0
+    unknown = 0
+    for job in jobs:
+        seconds, operations = _measured(job.run), _operations(job.run)
+        if seconds is not None:
+            measured += seconds
+        elif operations is not None:
+            estimated += operations / _SPEED
+        else:
+            unknown += 1
+    parts = [f"{measured / 3600:.1f} (measured here)"] if measured else []
+    parts += [f"{estimated / 3600:.0f} (estimate for an RTX 3090, 15 TFLOP/s)"] if estimated else []
+    parts += [f"{unknown} runs of unknown cost, none of their kind has finished here"] if unknown else []
+    return ", ".join(parts) or "0"
+
+
+def _operations(run: RunConfig) -> float | None:
+    """Returns the floating-point operations of a training run: forward and backward are three forwards."""
+    if run.model.name not in _MACS or run.dataset.name not in _DATA:
+        return None
+    macs, counted_at = _MACS[run.model.name]
+    samples, side = _DATA[run.dataset.name]
+    return 6e9 * macs * (side / counted_at) ** 2 * run.timesteps * samples * run.epochs
+
+
+def _measured(run: RunConfig) -> float | None:
+    """Returns the median seconds of finished runs with the same data, network, steps and epochs, or None."""
+    seconds = _timings(run.runtime.output_dir).get(_kind(run.dataset.name, run.model.name, run.timesteps, run.epochs))
+    return None if seconds is None else statistics.median(seconds)
+
+
+def _kind(*parts: object) -> str:
+    return "-".join(map(str, parts))
+
+
+@cache
+def _timings(output_dir: str) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for file in sorted(Path(output_dir, "runs").glob("*/record.json")):
+        record: dict[str, Any] = io.read_json(file)
+        if record["status"] == "done":
+            config = record["config"]
+            kind = _kind(config["dataset"]["name"], config["model"]["name"], config["timesteps"], config["epochs"])
+            found.setdefault(kind, []).append(record["timing"]["train_seconds"])
+    return found
