@@ -52,7 +52,7 @@ claims: setup  ## judge the paper's claims by our runs, which are made where mis
 reproduce: setup  ## all tables, claims and figures, each run once (SCALE=mini: hours on 2 cores); go on after an interruption
 	for table in $(ALL); do $(PYTHON) -m snnrepro table $$table --scale $(SCALE) $(ARGS) || exit $$?; done
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
-	$(PYTHON) -m snnrepro figure all --scale $(SCALE) $(ARGS)
+	$(PYTHON) -m snnrepro figure all --run --scale $(SCALE) $(ARGS)
 	$(PYTHON) -m snnrepro report --scale $(SCALE) $(ARGS)
 
 report: setup  ## tables, claims and figures that exist, on one HTML page

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,10 @@ def paper_numbers() -> dict[str, Any]:
 
 
 @cache
-def named_runs() -> dict[str, list[str]]:
-    """Returns the words of every run by its name, without the scale's."""
+def named_runs(scale: str = "mini") -> dict[str, list[str]]:
+    """Returns the words of every run by its name, behind those that the scale puts before all of them."""
     data = claims_file()
-    runs = {name: list(words) for name, words in data["runs"].items()}
+    runs = {name: list(words[scale] if isinstance(words, dict) else words) for name, words in data["runs"].items()}
     for family in data["families"]:
         keys = family["values"]
         for values in itertools.product(*keys.values()):
@@ -58,13 +59,13 @@ class Jobs:
         scales = claims_file()["scales"]
         if scale not in scales:
             raise ConfigError(f"--scale {scale}: must be one of {', '.join(scales)}")
-        self.first, self.extra = scales[scale], list(extra)
+        self.scale, self.first, self.extra = scale, scales[scale], list(extra)
         self.output = Path(compose_run(self.extra).runtime.output_dir)
         self._composed: dict[str, RunConfig] = {}
 
     def __getitem__(self, key: tuple[str, int]) -> Job:
         name, seed = key
-        words = [*self.first, *named_runs()[name], *self.extra]
+        words = [*self.first, *named_runs(self.scale)[name], *self.extra]
         if name not in self._composed:
             self._composed[name] = compose_run(words)
         # A seed changes nothing but itself.
@@ -77,6 +78,12 @@ class Runs:
 
     jobs: Jobs
     seed: int
+
+    def missing(self, patterns: Sequence[str]) -> list[Job]:
+        """Returns the jobs without a record among the runs with these names, patterns allowed; each run once."""
+        named = named_runs(self.jobs.scale)
+        jobs = [self.jobs[name, self.seed] for name in named if any(fnmatchcase(name, p) for p in patterns)]
+        return list({job.path: job for job in jobs if read_record(job.path) is None}.values())
 
     def _record(self, run: str) -> dict[str, Any]:
         record = read_record(self.jobs[run, self.seed].path)

@@ -11,12 +11,7 @@ from snnrepro.analysis import plots, simulation
 from snnrepro.analysis.claims import mean_cosines, sparsity_curve
 from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, paper_numbers
 from snnrepro.errors import ConfigError, StorageError
-
-NOT_BUILT = {
-    "12": "needs DVS-CIFAR10; Fig. 11 shows the same statistics",
-    "15": "arctan and sigmoid over initial values: train them with surrogate=arctan,sigmoid in a sweep",
-    "16": "shapes over initial tau: train them with neuron.tau=1.33,2,3 in a sweep",
-}
+from snnrepro.jobs import run_jobs
 
 
 def _layer(e: Runs, runs: tuple[str, ...]) -> dict[str, Any]:
@@ -32,14 +27,31 @@ def _rates(e: Runs, run: str) -> dict[str, list[float]]:
     return {name: layer["firing_rate"] for name, layer in e.analysis(run)["layers"].items()}
 
 
-def _bars(e: Runs) -> dict[str, dict[str, list[float]]]:
+def _bars(e: Runs, name: str, values: tuple[float, ...]) -> dict[str, dict[str, list[float]]]:
+    """Returns top-1 by reset, family and value; ``name`` is that of the runs with {reset}, {family}, {value}."""
     return {
         reset: {
-            family: [e.top1(f"trained_{reset}_{family}_{v}") for v in (0.5, 1.0, 2.0)]
+            family: [e.top1(name.format(reset=reset, family=family, value=value)) for value in values]
             for family in ("as_sg", "rs_sg", "trsg")
         }
         for reset in ("soft", "hard")
     }
+
+
+_V, _TAU = (0.5, 1.0, 2.0), (1.33, 2.0, 3.0)
+_PAPER_NAMES = {"rectangular": "rect", "triangular": "tri", "arctan": "arctan", "sigmoid": "sigmoid"}
+
+
+def _panels(*names: tuple[str, str]) -> tuple[Callable[[Runs], Any], Callable]:
+    """Returns what gathers and what draws panels of (shape, what varies: v or tau)."""
+
+    def gather(e: Runs) -> list[dict[str, Any]]:
+        name = "shape_{}_{{reset}}_{{family}}_{}{{value}}"
+        return [_bars(e, name.format(shape, kind), _V if kind == "v" else _TAU) for shape, kind in names]
+
+    keys = {"v": "fig15_vthr", "tau": "fig15_tau"}
+    of_paper = [("fig16" if shape[0] in "rt" else keys[kind], _PAPER_NAMES[shape]) for shape, kind in names]
+    return gather, partial(plots.families, panels=of_paper)
 
 
 _FOUR = ("base", "base_tebn", "base_tab", "mp")
@@ -58,12 +70,20 @@ FIGURES: dict[str, tuple[str, Callable[[Runs], Any], Callable, tuple[float, floa
     "8": ("accuracy at firing rates, MP-Init", lambda e: {
         "with_mpinit": sparsity_curve(e, "sparse_mp_tr_{}"), "without_mpinit": sparsity_curve(e, "sparse_tr_{}")},
           partial(plots.curves, key="fig8"), (9, 3.4)),
-    "9": ("families by initial threshold", _bars, plots.families, (9, 6)),
+    "9": ("families by initial threshold", lambda e: [_bars(e, "trained_{reset}_{family}_{value}", _V)],
+          partial(plots.families, panels=[("fig9_top", "rect")]), (9, 6)),
     "10": ("cosines between steps", lambda e: {run: mean_cosines(e, run) for run in ("base", "mp")}, plots.cosines,
            (13, 3.4)),
-    "11": ("stationarity of inputs", lambda e: e.analysis("base", 10)["layers"], plots.stationarity, (14, 3.6)),
+    "11": ("stationarity of inputs", lambda e: e.analysis("base", 10)["layers"],
+           partial(plots.stationarity, number=11, data="cifar100"), (14, 3.6)),
+    "12": ("stationarity of inputs, events", lambda e: e.analysis("base_dvs")["layers"],
+           partial(plots.stationarity, number=12, data="dvs"), (14, 3.6)),
     "13": ("stationarity of membranes", lambda e: e.analysis("base", 10)["layers"], plots.membranes, (6, 3.6)),
     "14": ("thresholds over epochs", lambda e: e.learned("mp_tr"), plots.trajectories, (10, 3.6)),
+    "15": ("arctan and sigmoid by initial threshold and tau",
+           *_panels(("arctan", "v"), ("sigmoid", "v"), ("arctan", "tau"), ("sigmoid", "tau")), (9, 20)),
+    "16": ("rectangular and triangular by initial tau",
+           *_panels(("rectangular", "tau"), ("triangular", "tau")), (9, 11)),
     "17": ("accuracy at firing rates, trained parameters", lambda e: {
         "training": sparsity_curve(e, "sparse_mp_tr_{}"), "no_training": sparsity_curve(e, "sparse_frozen_{}")},
            partial(plots.curves, key="fig17"), (9, 3.4)),
@@ -71,6 +91,14 @@ FIGURES: dict[str, tuple[str, Callable[[Runs], Any], Callable, tuple[float, floa
         "soft": e.analysis("mp_tr")["learned"], "hard": e.analysis("mp_tr_hard")["learned"]}, plots.learned, (13, 6)),
     "19": ("forgetting, simulated", lambda e: simulation.panels(e.seed), plots.forgetting, (9, 3.4)),
 }  # fmt: skip
+
+
+# The runs of figures that no claim asks for; ``--run`` makes them, seed 0.
+OWN_RUNS = {
+    "12": ["base_dvs"],
+    "15": ["shape_arctan_*", "shape_sigmoid_*"],
+    "16": ["shape_rectangular_*_tau*", "shape_triangular_*_tau*"],
+}
 
 
 def main(words: list[str]) -> int:
@@ -81,17 +109,21 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="snnrepro figure", description="Figures of the paper from our runs.")
     parser.add_argument("number", help=f"{', '.join(FIGURES)}, or all")
     parser.add_argument("--scale", default="mini", help="mini: digits, any CPU | paper: CIFAR-100")
+    parser.add_argument("--run", action="store_true", help="make missing runs of Figs 12, 15, 16 first")
     args, extra = parser.parse_known_args(words)
     if args.number not in (*FIGURES, "all"):
-        reason = NOT_BUILT.get(args.number, f"there are {', '.join(FIGURES)}")
-        raise ConfigError(f"figure {args.number}: {reason}")
+        raise ConfigError(f"figure {args.number}: there are {', '.join(FIGURES)}")
     jobs = Jobs(args.scale, extra)
     evidence, folder = Runs(jobs, 0), jobs.output / "figures"
-    for number in FIGURES if args.number == "all" else [args.number]:
+    chosen = list(FIGURES) if args.number == "all" else [args.number]
+    if args.run:
+        run_jobs(evidence.missing([name for number in chosen for name in OWN_RUNS.get(number, [])]))
+    for number in chosen:
         try:
             print(f"{draw(number, evidence, folder, args.scale)}: {FIGURES[number][0]}")
         except MissingRun as run:
-            message = f"figure {number}: run {run} is missing; snnrepro claims --scale {args.scale} --run makes it"
+            command = f"figure {number}" if number in OWN_RUNS else "claims"
+            message = f"figure {number}: run {run} is missing; snnrepro {command} --scale {args.scale} --run makes it"
             if args.number != "all":
                 raise StorageError(message) from None
             print(message)

@@ -3,6 +3,7 @@
 A plot takes a figure of matplotlib, ours (what ``FIGURES`` gathers from runs), and the paper's numbers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,17 +92,25 @@ def curves(figure: Any, ours: Data, paper: Data, key: str) -> None:
         ax.legend(fontsize=7)
 
 
-def families(figure: Any, ours: Data, paper: Data) -> None:
-    """Fig. 9, top, rectangular shape: accuracy by initial threshold, family and reset."""
+def families(figure: Any, ours: list[Data], paper: Data, panels: Sequence[tuple[str, str]]) -> None:
+    """Figs 9 (top), 15, 16: accuracy by initial value, family and reset; ours and the paper's side by side.
+
+    ours: per panel {reset: {family: accuracies}}. panels: (key, shape) of each in the paper's numbers.
+    """
     names = {"as_sg": "AS", "rs_sg": "RS", "trsg": "Tr"}
-    grid = figure.subplots(2, 2, sharex=True)
-    for row, reset in zip(grid, ("soft", "hard"), strict=True):
-        for family, short in names.items():
-            row[0].plot([0.5, 1, 2], ours[reset][family], marker="o", label=family)
-            row[1].plot([0.5, 1, 2], paper["fig9_top"]["rect"][reset][short], marker="o", label=family)
-        row[0].set(title=f"{reset}, ours", ylabel="top-1, %")
-        row[1].set(title=f"{reset}, paper")
-        row[0].legend(fontsize=7)
+    grid = figure.subplots(2 * len(panels), 2, squeeze=False)
+    rows = iter(grid)
+    for (key, shape), found in zip(panels, ours, strict=True):
+        values = paper[key]["columns"]
+        for reset in ("soft", "hard"):
+            left, right = next(rows)
+            for family, short in names.items():
+                left.plot(values, found[reset][family], marker="o", label=family)
+                right.plot(values, paper[key][shape][reset][short], marker="o", label=family)
+            left.set(title=f"{shape}, {reset}, ours", ylabel="top-1, %")
+            right.set(title=f"{shape}, {reset}, paper")
+            right.set_xlabel("initial V_thr" if values[0] == 0.5 else "initial tau")
+            left.legend(fontsize=7)
 
 
 def cosines(figure: Any, ours: Data, paper: Data) -> None:
@@ -116,20 +125,20 @@ def cosines(figure: Any, ours: Data, paper: Data) -> None:
         ax.set_title(name, fontsize=8)
 
 
-def stationarity(figure: Any, ours: Data, paper: Data) -> None:
+def stationarity(figure: Any, ours: Data, paper: Data, number: int, data: str) -> None:
     """Figs 11 and 12: total variation of inputs, Ljung-Box acceptance, boundedness, of the baseline at T = 10."""
     a, b, c = figure.subplots(1, 3)
-    _tv(a, ours, "input", paper["fig11a_tv_input_cifar100"])
+    _tv(a, ours, "input", paper[f"fig{number}a_tv_input_{data}"])
     boxes = [layer["ljung_box"] for layer in ours.values() if "ljung_box" in layer]
     b.plot([box["not_rejected"] for box in boxes], marker="o", label="ours")
     b.plot([box["shuffled"] for box in boxes], marker=".", label="ours, steps shuffled")
-    b.plot(list(paper["fig11b_ljung_box_cifar100"].values()), marker="x", label="paper, CIFAR-100")
+    b.plot(list(paper[f"fig{number}b_ljung_box_{data}"].values()), marker="x", label=f"paper, {data}")
     b.set(xlabel="layer", ylabel="not rejected, %")
     b.legend(fontsize=7)
     steps = range(1, 11)
     for key, style in (("within_1V", "-"), ("within_2V", "--")):
         c.plot(steps, pooled(ours, key), f"C0{style}", label=f"ours, {key}")
-        c.plot(steps, paper["fig11c_boundedness_cifar100"][key], f"C1{style}", label=f"paper, {key}")
+        c.plot(steps, paper[f"fig{number}c_boundedness_{data}"][key], f"C1{style}", label=f"paper, {key}")
     c.set(xlabel="t", ylabel="share of active membranes")
     c.legend(fontsize=7)
 

@@ -13,7 +13,7 @@ from snnrepro.report.tables import load
 def numbers(text, table):
     """(runs, done, left) and what is said of the hours."""
     line = next(line for line in text.splitlines() if line.startswith(table))
-    name, runs, done, left, *hours = line.split(maxsplit=4)
+    _, runs, done, left, *hours = line.split(maxsplit=4)
     return (int(runs), int(done), int(left)), " ".join(hours)
 
 
