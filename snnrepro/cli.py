@@ -30,7 +30,7 @@ USAGE = """usage: snnrepro COMMAND ...
   doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
   data check|prepare|preview NAME [KEY=VALUE ...] read a dataset as a run would; download it; a picture of frames
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
-  wandb-push RUN_DIR ...                          replay finished runs into Weights & Biases"""
+  wandb-push RUN_DIR|TABLE.json|FIGURE.png ...    replay finished runs, tables and figures into Weights & Biases"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,7 +166,7 @@ def _import(words: list[str]) -> int:
 
 
 def _push(words: list[str]) -> int:
-    from snnrepro.tracking import push
+    from snnrepro.replay import push
 
     return push([Path(word) for word in words])
 

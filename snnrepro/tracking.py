@@ -19,10 +19,9 @@ from typing import Any, Protocol
 
 from snnrepro import io
 from snnrepro.config import LoggerConfig, RunConfig
-from snnrepro.errors import ConfigError, StorageError
 
 LIMIT = 15  # seconds: the longest wait for W&B, when it starts and when it ends
-Message = dict[str, Any]  # one key: init, log, table or finish
+Message = dict[str, Any]  # one key: init, log, table, image or finish
 
 
 class Tracker(Protocol):
@@ -93,8 +92,8 @@ def start(run: RunConfig, path: Path, id: str) -> Tracker:
     """Returns the tracker that ``run.logger`` asks for, for the run ``id`` in the folder ``path``. Never raises."""
     if run.logger.name == "none":
         return NoTracker()
-    settings = _settings(id, run.logger.project, run.logger.entity, path.parents[1])
-    group = run.logger.group or _group(run.dataset.name, run.model.name)
+    settings = settings_of(id, run.logger.project, run.logger.entity, path.parents[1])
+    group = run.logger.group or group_of(run.dataset.name, run.model.name)
     try:
         return Mirror({**settings, "id": id, "group": group, "resume": "allow", "config": dataclasses.asdict(run)})
     except OSError as error:
@@ -110,7 +109,7 @@ def log_table(
     known = output_dir / "wandb" / f"{name}.sha256"
     if known.exists() and known.read_text() == digest:
         return True
-    settings = _settings(name, logger.project, logger.entity, output_dir)
+    settings = settings_of(name, logger.project, logger.entity, output_dir)
     try:
         mirror = Mirror({**settings, "group": logger.group or "tables", "job_type": "table"})
     except OSError as error:
@@ -123,63 +122,13 @@ def log_table(
     return logged
 
 
-def push(paths: Sequence[Path]) -> int:
-    """Replays finished run folders and table files (JSON) into W&B, each as one clean run, and returns 0.
-
-    The same content always gets the same W&B id, so W&B refuses what it has already. Raises ConfigError without a
-    path, StorageError for a path that is no run or table, or where W&B fails.
-    """
-    if not paths:
-        raise ConfigError("wandb-push: name at least one run folder or table, such as outputs/runs/RUN_ID")
-    replays = [_run_messages(path) if path.is_dir() else _table_messages(path) for path in paths]
-    for path, messages in zip(paths, replays, strict=True):
-        try:
-            mirror(messages)
-        except Exception as error:
-            raise StorageError(f"{path}: W&B: {_one_line(error)}") from None
-    return 0
-
-
-def _run_messages(path: Path) -> list[Message]:
-    record_file, metrics_file = path / "record.json", path / "metrics.jsonl"
-    if not record_file.exists():
-        raise StorageError(f"{record_file}: missing; only a finished run can be replayed")
-    record = io.read_json(record_file)
-    try:
-        config, id = record["config"], record["id"]
-        settings = _settings(id, config["logger"]["project"], config["logger"]["entity"], path.resolve().parents[1])
-        group = config["logger"]["group"] or _group(config["dataset"]["name"], config["model"]["name"])
-        text = metrics_file.read_text()
-        metrics = [json.loads(line) for line in text.splitlines()]
-    except (KeyError, TypeError) as error:
-        raise StorageError(f"{record_file}: not the record of a run: {error!r}") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{metrics_file}: cannot read: {error}") from None
-    fresh = f"{id}-{io.sha256((text + json.dumps(record)).encode())[:8]}"
-    init = {**settings, "id": fresh, "group": group, "resume": "never", "config": config}
-    summary = {key: value for key, value in record.items() if key != "config"}
-    return [{"init": init}, *({"log": line} for line in metrics), {"finish": summary}]
-
-
-def _table_messages(path: Path) -> list[Message]:
-    from snnrepro.report.render import flat_rows
-
-    document = io.read_json(path)
-    try:
-        columns, rows = flat_rows(document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path}: neither a run folder nor a table: {error!r}") from None
-    settings = _settings(path.stem, None, None, path.resolve().parents[1])
-    fresh = f"{path.stem}-{io.sha256(json.dumps(document).encode())[:8]}"
-    init = {**settings, "id": fresh, "group": "tables", "job_type": "table", "resume": "never"}
-    return [{"init": init}, {"table": {"name": path.stem, "columns": columns, "rows": rows}}, {"finish": {}}]
-
-
-def _group(dataset: str, model: str) -> str:
+def group_of(dataset: str, model: str) -> str:
+    """Returns the W&B group of a run that names none."""
     return f"{dataset}-{model}"
 
 
-def _settings(name: str, project: str | None, entity: str | None, output_dir: Path) -> dict[str, Any]:
+def settings_of(name: str, project: str | None, entity: str | None, output_dir: Path) -> dict[str, Any]:
+    """Returns what every W&B run is started with."""
     project = project or os.environ.get("WANDB_PROJECT", "snnrepro")
     return {"name": name, "project": project, "entity": entity, "dir": str(output_dir)}
 
@@ -199,6 +148,8 @@ def mirror(messages: Iterable[Message]) -> None:
         elif kind == "table":
             table = wandb.Table(columns=value["columns"], data=value["rows"], allow_mixed_types=True)
             run.log({value["name"]: table})
+        elif kind == "image":
+            run.log({value["name"]: wandb.Image(value["file"])})
         else:
             run.summary.update(flat(value))
             run.finish()
@@ -217,7 +168,7 @@ def _init(wandb: Any, settings: dict[str, Any]) -> Any:
     except Exception as error:
         if mode not in (None, "online"):
             raise
-        _complain(f"{_one_line(error)}; going on offline")
+        _complain(f"{one_line(error)}; going on offline")
         mode = "offline"
         run = wandb.init(**options, mode=mode)
     run.define_metric("epoch")
@@ -240,7 +191,8 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _one_line(error: object) -> str:
+def one_line(error: object) -> str:
+    """Returns an error as one line, without the key."""
     name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
     text = " ".join(f"{name}{error}".split())
     key = os.environ.get("WANDB_API_KEY")
@@ -248,7 +200,7 @@ def _one_line(error: object) -> str:
 
 
 def _complain(error: object) -> None:
-    print(f"wandb: {_one_line(error)}; the records on disk are complete without it", file=sys.stderr)
+    print(f"wandb: {one_line(error)}; the records on disk are complete without it", file=sys.stderr)
 
 
 def _child() -> int:

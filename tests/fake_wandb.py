@@ -31,6 +31,11 @@ class Table:
         self.content = content
 
 
+class Image:
+    def __init__(self, file):
+        self.content = {"image": pathlib.Path(file).name}
+
+
 class Run:
     url, logs = "https://wandb.example/run", 0
 
@@ -46,7 +51,7 @@ class Run:
             raise RuntimeError("broken\npipe")
         if fail == "log_hangs":
             time.sleep(600)
-        note(log={k: v.content if isinstance(v, Table) else v for k, v in values.items()})
+        note(log={k: v.content if isinstance(v, Table | Image) else v for k, v in values.items()})
 
     @property
     def summary(self):

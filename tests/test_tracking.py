@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snnrepro import tracking
+from snnrepro import replay, tracking
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.runs import run_id, run_path
@@ -222,16 +222,30 @@ def finished(run) -> Path:
     return path
 
 
+def test_push_takes_figures_and_claims(tmp_path, fake):
+    calls = fake()
+    png, claims = tmp_path / "figures" / "fig06_mini.png", tmp_path / "tables" / "claims_mini.json"
+    png.parent.mkdir(), claims.parent.mkdir()
+    png.write_bytes(b"a picture")
+    row = {key: key for key in ("id", "where", "claim", "statistic", "verdict", "paper")} | {"p": 0.01, "margins": [1]}
+    claims.write_text(json.dumps({"scale": "mini", "claims": [row]}))
+    assert replay.push([png, claims]) == 0
+    figure, table = _of(calls(), "log")
+    assert figure == {"fig06_mini": {"image": "fig06_mini.png"}}
+    assert table["claims_mini"]["data"] == [["id", "where", "claim", "statistic", "verdict", 0.01, "paper"]]
+    assert [init["group"] for init in _of(calls(), "init")] == ["figures", "tables"]
+
+
 def test_push_replays_a_run_as_one_clean_run(finished, fake, run):
     calls = fake()
-    assert tracking.push([finished]) == 0
+    assert replay.push([finished]) == 0
     (init,) = _of(calls(), "init")
     assert init["id"].startswith(run_id(run) + "-") and init["resume"] == "never"
     assert (init["name"], init["group"], init["project"]) == (run_id(run), "digits-resnet19_mini", "snnrepro")
     assert init["dir"] == run.runtime.output_dir
     assert [log["epoch"] for log in _of(calls(), "log")] == [1, 2, 3]
     assert _of(calls(), "summary")[0]["final/top1"] == 97.5
-    tracking.push([finished])
+    replay.push([finished])
     assert len({init["id"] for init in _of(calls(), "init")}) == 1
 
 
@@ -245,7 +259,7 @@ def test_push_replays_a_table(fake, tmp_path):
     }
     path = tmp_path / "table9_mini.json"
     path.write_text(json.dumps(document))
-    tracking.push([path])
+    replay.push([path])
     (log,) = _of(calls(), "log")
     assert log["table9_mini"]["data"][0][:4] == ["table9", "mini: digits, not paper numbers", "trsg", "1.0"]
 
@@ -253,21 +267,21 @@ def test_push_replays_a_table(fake, tmp_path):
 def test_push_names_what_it_cannot_replay(finished, fake, tmp_path):
     calls = fake()
     with pytest.raises(ConfigError, match="name at least one run folder"):
-        tracking.push([])
+        replay.push([])
     with pytest.raises(StorageError, match="nowhere: cannot read"):
-        tracking.push([finished, tmp_path / "nowhere"])
+        replay.push([finished, tmp_path / "nowhere"])
     (finished / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(StorageError, match=r"metrics.jsonl: cannot read"):
-        tracking.push([finished])
+        replay.push([finished])
     (finished / "record.json").write_text("{}")
     with pytest.raises(StorageError, match=r"record.json: not the record of a run"):
-        tracking.push([finished])
+        replay.push([finished])
     (finished / "record.json").unlink()
     with pytest.raises(StorageError, match=r"record.json: missing; only a finished run"):
-        tracking.push([finished])
+        replay.push([finished])
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(StorageError, match=r"x.json: neither a run folder nor a table"):
-        tracking.push([tmp_path / "x.json"])
+        replay.push([tmp_path / "x.json"])
     assert not calls()
 
 
@@ -275,7 +289,7 @@ def test_push_tells_a_failure_of_wandb_in_one_line(finished, fake, monkeypatch):
     fake("log")
     monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(StorageError, match=r"W&B: RuntimeError: broken pipe$"):
-        tracking.push([finished])
+        replay.push([finished])
 
 
 def test_wandb_itself_takes_runs_and_tables_offline(run, finished, monkeypatch):
