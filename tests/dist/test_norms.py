@@ -11,7 +11,7 @@ from torch import nn
 
 from snnrepro.collectives import all_sum, any_rank, moments_across_ranks
 from snnrepro.neurons.mp_init import one_update
-from snnrepro.norms import TdBN
+from snnrepro.norms import MembraneNorm, TdBN
 from snnrepro.temporal_norms import BNTT, TAB, TEBN
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
@@ -25,6 +25,8 @@ NORMS = {
     "tebn": partial(TEBN, **OPTIONS, timesteps=STEPS),
     "bntt": partial(BNTT, **OPTIONS, timesteps=STEPS),
     "tab": partial(TAB, **OPTIONS, timesteps=STEPS, share_affine=False),
+    # Of the membrane, inside of the LIF; the current's norm beside it is tdbn.
+    "mpbn": partial(TdBN, **OPTIONS, scale=1.0),
 }
 
 
@@ -38,7 +40,9 @@ class Layer(nn.Module):
         self.shortcut = NORMS[norm](CHANNELS, **({"fused": True} if backend != "reference" else {}))
         for p in self.parameters():
             nn.init.uniform_(p, 0.5, 1.5)
-        self.kind, self.lif = shortcut, make_lif(backend=backend, surrogate="sigmoid")
+        membrane = partial(MembraneNorm, **OPTIONS) if norm == "mpbn" else None
+        self.kind, self.lif = shortcut, make_lif(backend=backend, surrogate="sigmoid", membrane_norm=membrane)
+        self.lif.settle(torch.empty(STEPS, 1, CHANNELS, 3, 3))
 
     def forward(self, x):
         current = self.norm(x)
