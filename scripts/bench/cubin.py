@@ -26,7 +26,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from snnrepro.neurons import triton_backend
+from snnrepro.neurons import triton_backend, triton_tiles
 from snnrepro.neurons.dynamics import Dynamics
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -242,7 +242,8 @@ def rows(
         ours = launches(DTYPES[dtype], timesteps, **layer)
         theirs = spikingjelly_launches(DTYPES[dtype], timesteps) if spikingjelly and spikingjelly_version() else {}
         for name, launch in ours.items():
-            per_thread = triton_backend.neurons_per_thread(timesteps)
+            kernel = name.split()[-1].replace("inference", "forward")
+            per_thread = triton_tiles.neurons_per_thread(kernel, timesteps, **(layer if "norm" in name else {}))
             found.append(examine(name, launch, dtype, timesteps, arch, per_thread))
         found += [examine(name, launch, dtype, timesteps, arch, 2) for name, launch in theirs.items()]
     return found

@@ -26,12 +26,14 @@ def lif(
     reset: str,
     detach_reset: bool,
     backend: str,
+    statistics: bool = True,
 ) -> LIFResult:
     """Returns what ``lif_reference`` defines, computed by ``backend`` (reference, compiled or triton).
 
-    An ``x`` that a norm left uncomputed is normalised in the same kernel. float64 and empty inputs are computed by
-    the reference. Raises ValueError for an unknown option, for ``timesteps`` below 1, and for an input with another
-    number of steps; ConfigError for more steps than the backend holds.
+    statistics: whether ``u_sum`` and ``active_count`` are asked for; without them and without gradients Triton writes
+    the outputs alone, and both are None. An ``x`` that a norm left uncomputed is normalised in the same kernel.
+    float64 and empty inputs are computed by the reference. Raises ValueError for an unknown option, for ``timesteps``
+    below 1, and for an input with another number of steps; ConfigError for more steps than the backend holds.
     """
     for name, value, allowed in (
         ("family", family, FAMILIES),
@@ -49,9 +51,10 @@ def lif(
             "use runtime.backend=reference"
         )
     dyn = Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
+    outputs_alone = backend == "triton" and not statistics and not torch.is_grad_enabled()
     if isinstance(x, NormalisedCurrent):
         if _fusible(x, timesteps, backend):
-            return _norm_lif(x, (u_init, v_threshold, 1 / tau), dyn, backend)
+            return _norm_lif(x, (u_init, v_threshold, 1 / tau), dyn, backend, outputs_alone)
         x = x.tensor()
     if x.shape[0] not in (1, timesteps):
         raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
@@ -62,7 +65,11 @@ def lif(
     order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
     dense = x.permute(order).contiguous()
     rows = dense.reshape(dense.shape[0], -1)
-    o, _, u_sum, active_count = ops.lif(rows, u_init, v_threshold, 1 / tau, *dyn, backend)
+    u_sum = active_count = None
+    if outputs_alone:
+        o = ops.lif_infer(rows, u_init, v_threshold, 1 / tau, *dyn, backend)
+    else:
+        o, _, u_sum, active_count = ops.lif(rows, u_init, v_threshold, 1 / tau, *dyn, backend)
     inverse = sorted(range(x.ndim), key=lambda position: order[position])
     return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
 
@@ -77,7 +84,9 @@ def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
     return backend != "reference" and same and fits and not (constant and backend == "compiled")
 
 
-def _norm_lif(x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, backend: str) -> LIFResult:
+def _norm_lif(
+    x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, backend: str, outputs_alone: bool
+) -> LIFResult:
     shortcut = x.shortcut
     if isinstance(shortcut, NormalisedCurrent) and backend == "compiled":
         # Two layers of a network: not worth three more libraries.
@@ -95,9 +104,13 @@ def _norm_lif(x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, 
         added = (canonical(shortcut.y), *norm(shortcut))
     elif shortcut is not None:
         added = (canonical(shortcut), None, None, None, None)
-    o, _, u_sum, active_count, _ = norm_ops.norm_lif(
-        canonical(x.y), *norm(x), *added, *scalars, x.share, x.eps, x.batch_stats, channels_last, *dyn, backend
-    )
+    flags = (x.share, x.eps, x.batch_stats, channels_last)
+    arguments = (canonical(x.y), *norm(x), *added, *scalars, *flags, *dyn, backend)
+    u_sum = active_count = None
+    if outputs_alone:
+        o = norm_ops.norm_lif_infer(*arguments)
+    else:
+        o, _, u_sum, active_count, _ = norm_ops.norm_lif(*arguments)
     size = x.y.shape[3:]
     o = o.unflatten(2, size).permute(0, 1, 4, 2, 3) if channels_last else o.unflatten(3, size)
     return LIFResult(o, u_sum, active_count)

@@ -120,7 +120,7 @@ class LIF(nn.Module):
             x = as_tensor(x).expand(dynamics["timesteps"], *shape_of(x))
             x = torch.cat([x[:1] + ((tau - 1) * self.u_init).to(x.dtype), x[1:]])
         if record is None and self.smoothing_raw is None and self.membrane_norm is None:
-            return lif(x, u_init, v_threshold, tau, **dynamics, backend=self.backend)
+            return lif(x, u_init, v_threshold, tau, **dynamics, backend=self.backend, statistics=self._moves_u_init)
         smoothing = None if self.smoothing_raw is None else self.smoothing_raw.sigmoid()
         changed: dict[str, Any] = {"smoothing": smoothing, "membrane_norm": self.membrane_norm, "record": record}
         return lif_reference(as_tensor(x), u_init, v_threshold, tau, **dynamics, **changed)
@@ -146,8 +146,13 @@ class LIF(nn.Module):
 
     def move_u_init(self, result: LIFResult) -> None:
         """Moves ``u_init`` by what a window left behind, in training mode with gradients enabled (Algorithm 1)."""
-        if self.mp_init and self.training and torch.is_grad_enabled():
+        if self._moves_u_init:
+            assert result.u_sum is not None and result.active_count is not None
             mp_init.move(self, result.u_sum, result.active_count)
+
+    @property
+    def _moves_u_init(self) -> bool:
+        return self.mp_init and self.training and torch.is_grad_enabled()
 
     def extra_repr(self) -> str:
         return (

@@ -5,6 +5,7 @@
 the batches of several ranks, ``share`` is the part of one value in them, and the ranks add up what they contribute.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +15,20 @@ from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake
 
 
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
+    tensors, flags, rules = _for_provider(arguments)
+    return provided("norm_lif", tensors, rules, *flags)
+
+
+def _norm_lif_infer(*arguments: Any) -> Tensor:
+    tensors, flags, rules = _for_provider(arguments)
+    return provided("norm_lif_outputs", tensors, rules, *flags)[0]
+
+
+def _for_provider(arguments: Sequence[Any]) -> tuple[tuple, tuple, tuple]:
     y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
     scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[14:17], arguments[17:]
     tensors = (y, (mean, var, weight, bias), shortcut, None if norm2[0] is None else tuple(norm2), *scalars)
-    return provided("norm_lif", tensors, rules, eps, channels_last)
+    return tensors, (eps, channels_last), tuple(rules)
 
 
 def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
@@ -63,6 +74,8 @@ _BACKWARD = (
 )
 norm_lif_op = define("norm_lif", _FORWARD, 5, _norm_lif)
 norm_lif_gradients_op = define("norm_lif_gradients", _BACKWARD, 7, _gradients)
+norm_lif_infer_op = define("norm_lif_infer", _FORWARD, 1, _norm_lif_infer)
+norm_lif_infer_op.register_fake(lambda y, *rest: y.new_empty(rest[16], *y.shape[1:]))
 
 
 @norm_lif_op.register_fake
@@ -84,6 +97,8 @@ def _(go, y, spikes, rows, shortcut, *rest):
 
 # The gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, the shortcut; empty where none.
 norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
+# o alone, without gradient, for the arguments of ``norm_lif``: nothing is kept for a backward (Triton only).
+norm_lif_infer = eager_or(norm_lif_infer_op, _norm_lif_infer)
 # (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, S), or (.., B, S, C) with
 # ``channels_last``. mean, var, weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or
 # normalised where the other four are given.

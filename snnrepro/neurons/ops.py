@@ -41,7 +41,8 @@ def provided(function: str, tensors: Sequence[Tensor | None], rules: Sequence[An
 
 def define(name: str, arguments: str, results: int, function: Callable) -> CustomOpDef:
     """Returns ``function`` as the operator ``snnrepro::name``, with ``RULES`` behind its arguments."""
-    schema = f"({arguments}, {RULES}) -> ({', '.join(['Tensor'] * results)})"
+    returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    schema = f"({arguments}, {RULES}) -> {returned}"
     return custom_op(f"snnrepro::{name}", function, mutates_args=(), schema=schema)
 
 
@@ -124,6 +125,17 @@ lif_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: fake_fo
 lif_backward_op = define("lif_backward", f"Tensor go, Tensor x, Tensor spikes, {SCALARS}", 2, _lif_backward)
 lif_backward_op.register_fake(lambda go, x, *_: (torch.empty_like(x), x.new_empty(3, dtype=torch.float32)))
 
+
+def _lif_infer(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *rules: Any) -> Tensor:
+    *dyn, backend = rules
+    return _provider(backend).lif_infer(x, u_init, v_threshold, leak, Dynamics(*dyn))
+
+
+lif_infer_op = define("lif_infer", f"Tensor x, {SCALARS}", 1, _lif_infer)
+lif_infer_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: x.new_empty(timesteps, *x.shape[1:]))
+
+# o (T, N) alone, without gradient: nothing is kept for a backward (Triton only).
+lif_infer = eager_or(lif_infer_op, _lif_infer)
 # Gradients of x, and of the three scalars as one tensor (3,).
 lif_backward = eager_or(lif_backward_op, _lif_backward)
 # (o (T, N), spikes (N,), u_sum, active_count) for x (T, N) or (1, N); see ``analytic.lif_forward``.

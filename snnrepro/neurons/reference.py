@@ -31,13 +31,13 @@ class LIFResult(NamedTuple):
     """What a LIF layer leaves behind after one window.
 
     o: output, (T, ...neurons), in the dtype of the input.
-    u_sum: sum over active neurons of the membrane after the last reset, 0-d, no gradient.
-    active_count: number of active neurons (those with a spike in the window), 0-d, no gradient.
+    u_sum: sum over active neurons of the membrane after the last reset, 0-d, no gradient; None where not asked for.
+    active_count: number of active neurons (those with a spike in the window), 0-d, no gradient; None likewise.
     """
 
     o: Tensor
-    u_sum: Tensor
-    active_count: Tensor
+    u_sum: Tensor | None
+    active_count: Tensor | None
 
 
 class _Spike(torch.autograd.Function):

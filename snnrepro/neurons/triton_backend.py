@@ -21,52 +21,16 @@ from snnrepro.collectives import all_sum
 from snnrepro.neurons.analytic import Norm, norm_rows, spikes_dtype, statistics_rows
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
-from snnrepro.neurons.triton_parts import THREADS, Layout
+from snnrepro.neurons.triton_parts import THREADS
+from snnrepro.neurons.triton_tiles import kind_of, neurons_per_thread, programs_per_row_block, tiles
 
-# Width of a tile in the channels_last layout: 64 neighbours fill whole sectors of memory, and few channels per
-# program mean few partial sums.
-CHANNELS_PER_TILE = 64
+# Of norm, shortcut, shortcut's norm: what the kernels take.
+Rows = tuple[Tensor, Tensor | None, Tensor | None]
+
 # Programs of the reduce kernel: enough for several waves on the largest device, few enough for the sums that follow.
 REDUCE_PROGRAMS = 4096
 # Row blocks a program adds up before it writes sums for a whole row of channels.
 ROW_BLOCKS_PER_SUM = 8
-
-
-def neurons_per_thread(timesteps: int) -> int:
-    """Returns 4, which makes the widest loads, or 2 where the registers would not hold four windows."""
-    return 4 if timesteps <= 6 else 2
-
-
-def _tiles(y: Tensor, timesteps: int, channels_last: bool) -> tuple[Layout, int]:
-    """Returns how one step of ``y`` is cut into tiles, and the number of row blocks."""
-    size = THREADS.value * neurons_per_thread(timesteps)
-    neurons = y[0].numel()
-    if y.ndim == 2:
-        # One run of N neurons, cut into rows of a tile each; the last may be incomplete.
-        batch, channels, run, cols = triton.cdiv(neurons, size), 1, size, size
-    elif channels_last:
-        batch, channels, run = y.shape[1] * y.shape[2], 1, y.shape[3]
-        cols = min(triton.next_power_of_2(max(run, 1)), CHANNELS_PER_TILE)
-    else:
-        _, batch, channels, run = y.shape
-        cols = min(triton.next_power_of_2(max(run, 1)), size)
-    rows = size // cols
-    row_blocks = triton.cdiv(batch, rows)
-    lay = Layout(
-        channels=channels,
-        run=run,
-        rows=rows,
-        cols=cols,
-        channels_last=channels_last,
-        static=y.shape[0] < timesteps,
-        masked=neurons != row_blocks * rows * channels * triton.cdiv(run, cols) * cols,
-        wide=timesteps * row_blocks * rows * channels * run >= 2**31,
-    )
-    return lay, row_blocks
-
-
-def _programs_per_row_block(lay: Layout) -> int:
-    return lay.channels * triton.cdiv(lay.run, lay.cols)
 
 
 def empty_spikes(y: Tensor, timesteps: int) -> Tensor:
@@ -76,9 +40,9 @@ def empty_spikes(y: Tensor, timesteps: int) -> Tensor:
     return torch.empty(y.shape[1:], dtype=spikes_dtype(timesteps), device=y.device)
 
 
-def _launch(kernel: Any, programs: int, y: Tensor, *arguments: object) -> None:
+def _launch(kernel: Any, programs: int, y: Tensor, *arguments: object, maxnreg: int | None = None) -> None:
     with torch.cuda.device_of(y):
-        kernel[(programs,)](*arguments, num_warps=THREADS.value // 32, num_stages=1)
+        kernel[(programs,)](*arguments, num_warps=THREADS.value // 32, num_stages=1, maxnreg=maxnreg)
 
 
 def norm_lif_forward(
@@ -97,8 +61,8 @@ def norm_lif_forward(
     u_sum: fp32 0-d, membranes after the last reset summed over neurons with a spike; active_count: int64 0-d.
     Raises ValueError above 16 steps.
     """
-    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
-    programs = row_blocks * _programs_per_row_block(lay)
+    lay, row_blocks = tiles(y, dyn.timesteps, channels_last, neurons_per_thread("forward", dyn.timesteps))
+    programs = row_blocks * programs_per_row_block(lay)
     o = torch.empty((dyn.timesteps, *y.shape[1:]), dtype=y.dtype, device=y.device)
     spikes = empty_spikes(y, dyn.timesteps)
     u_sums = torch.empty(programs, dtype=torch.float32, device=y.device)
@@ -121,8 +85,8 @@ def norm_lif_infer(
     channels_last: bool,
 ) -> Tensor:
     """Returns only the outputs of ``norm_lif_forward``, and writes nothing else."""
-    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
-    programs = row_blocks * _programs_per_row_block(lay)
+    lay, row_blocks = tiles(y, dyn.timesteps, channels_last, neurons_per_thread("forward", dyn.timesteps))
+    programs = row_blocks * programs_per_row_block(lay)
     o = torch.empty((dyn.timesteps, *y.shape[1:]), dtype=y.dtype, device=y.device)
     if programs:
         tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
@@ -146,9 +110,30 @@ def norm_lif(
 
     norm, shortcut_norm: mean, var, weight, bias, each (C,).
     """
-    rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
-    tables = (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
+    rows, tables = _tables(norm, shortcut, shortcut_norm, eps)
     return *norm_lif_forward(y, *tables, u_init, v_threshold, leak, dyn, channels_last), rows
+
+
+def norm_lif_outputs(
+    y: Tensor,
+    norm: Norm,
+    shortcut: Tensor | None,
+    shortcut_norm: Norm | None,
+    u_init: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    dyn: Dynamics,
+    eps: float,
+    channels_last: bool,
+) -> tuple[Tensor]:
+    """Returns the outputs of ``norm_lif`` alone, and writes nothing else."""
+    _, tables = _tables(norm, shortcut, shortcut_norm, eps)
+    return (norm_lif_infer(y, *tables, u_init, v_threshold, leak, dyn, channels_last),)
+
+
+def _tables(norm: Norm, shortcut: Tensor | None, shortcut_norm: Norm | None, eps: float) -> tuple[Tensor, Rows]:
+    rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
+    return rows, (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
 
 
 def norm_lif_gradients(
@@ -207,8 +192,11 @@ def norm_lif_reduce(
     ``shortcut_norm`` (3, C), also of g * (shortcut - shortcut_mean).
     gscalars: fp32 (3,), gradients of u_init, v_threshold, leak.
     """
-    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
-    per_row_block = _programs_per_row_block(lay)
+    per_thread = neurons_per_thread("reduce", dyn.timesteps, channels_last, kind_of(shortcut, shortcut_norm))
+    lay, row_blocks = tiles(y, dyn.timesteps, channels_last, per_thread)
+    # Long windows with a shortcut fit into 96 registers without spilling, but the assembler alone takes up to 128.
+    maxnreg = 96 if 6 < dyn.timesteps <= 8 and shortcut is not None else None
+    per_row_block = programs_per_row_block(lay)
     row_programs = row_blocks // (ROW_BLOCKS_PER_SUM if channels_last else 1)
     row_programs = min(max(row_programs, 1), max(REDUCE_PROGRAMS // max(per_row_block, 1), 1), row_blocks)
     programs = row_programs * per_row_block
@@ -218,7 +206,7 @@ def norm_lif_reduce(
     if programs:
         tables = (norm, shortcut, shortcut_norm, u_init, v_threshold, leak)
         partials = (sums, scalars, spikes.numel(), row_blocks)
-        _launch(reduce_kernel, programs, y, go, y, spikes, *tables, *partials, dyn, lay)
+        _launch(reduce_kernel, programs, y, go, y, spikes, *tables, *partials, dyn, lay, maxnreg=maxnreg)
     return sums.sum(1), scalars.sum(1)
 
 
@@ -240,8 +228,9 @@ def norm_lif_backward(
     norm and shortcut_norm have five rows. gy = scale * g + k1 * (y - mean) + k0, in shape and dtype of y, g summed
     over the window where y has one step; gshortcut likewise, or g where there is no ``shortcut_norm``.
     """
-    lay, row_blocks = _tiles(y, dyn.timesteps, channels_last)
-    programs = row_blocks * _programs_per_row_block(lay)
+    per_thread = neurons_per_thread("backward", dyn.timesteps, channels_last, kind_of(shortcut, shortcut_norm))
+    lay, row_blocks = tiles(y, dyn.timesteps, channels_last, per_thread)
+    programs = row_blocks * programs_per_row_block(lay)
     gy = torch.empty_like(y)
     gshortcut = None if shortcut is None else torch.empty_like(shortcut)
     if programs:
@@ -272,7 +261,7 @@ def lif_backward(
     dyn: Dynamics,
 ) -> tuple[Tensor, Tensor]:
     """Returns (gx, gscalars): gx in shape and dtype of x; gscalars fp32 (3,), of u_init, v_threshold, leak."""
-    lay, programs = _tiles(x, dyn.timesteps, channels_last=False)
+    lay, programs = tiles(x, dyn.timesteps, False, neurons_per_thread("backward", dyn.timesteps))
     gx = torch.empty_like(x)
     scalars = torch.empty((3, programs), dtype=torch.float32, device=x.device)
     if programs:

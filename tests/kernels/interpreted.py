@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lif_options import make_lif
 
-from snnrepro.neurons import analytic, triton_backend
+from snnrepro.neurons import analytic, norm_ops, ops, triton_backend
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.norms import TdBN
 from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
 GRID = list(itertools.product(FAMILIES, SURROGATES, RESETS, (False, True)))
@@ -151,3 +153,41 @@ def test_extreme_thresholds_and_values(v, family):
     assert spikes[5] == 0
     gx, _ = triton_backend.lif_backward(torch.ones(3, 7), x, spikes, *scalars(v), dyn)
     assert gx[:, [0, 1, 6]].isfinite().all(), "a NaN left its neuron"
+
+
+@pytest.mark.parametrize("shortcut", ["none", "identity", "normed"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_without_gradients_a_layer_writes_outputs_alone(channels_last, shortcut, monkeypatch):
+    norm, second = (TdBN(6, eps=1e-5, momentum=0.1, scale=1.0, fused=True).eval() for _ in range(2))
+    norm.running_mean.uniform_(-0.5, 0.5), second.running_var.uniform_(0.5, 2)
+    layer = make_lif(backend="triton").eval()
+    x = torch.randn(3, 2, 6, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.5
+    if channels_last:
+        x = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+    def outputs():
+        added = {"none": 0, "identity": x.flip(1), "normed": second(x.flip(1))}[shortcut]
+        return [layer(x), layer(norm(x) if shortcut == "none" else norm(x) + added)]
+
+    expected = [o.detach() for o in outputs()]
+    written = []
+    monkeypatch.setattr(triton_backend, "empty_spikes", lambda *_: written.append(1))
+    with torch.no_grad():
+        found = outputs()
+    assert all(map(torch.equal, found, expected)) and 0 < found[1].mean() < 1 and not written
+    # Control: with gradients the same layer packs its spikes.
+    with pytest.raises(AttributeError):
+        outputs()
+    assert written
+    # Where MP-Init asks for its sums they are made, and in training the running mean still moves.
+    monkeypatch.undo()
+    layer.train()(x)
+    assert layer.u_init != 0
+
+
+def test_operators_without_gradient():
+    dyn = (3, "trsg", "triangular", 1.0, "soft", False, "triton")
+    x, row = torch.randn(3, 10), torch.ones(4)
+    torch.library.opcheck(ops.lif_infer_op, (x, *scalars(), *dyn))
+    tail = (*(None,) * 5, *scalars(), None, 1e-5, False, False)
+    torch.library.opcheck(norm_ops.norm_lif_infer_op, (torch.randn(3, 2, 4, 5), row, row, row, row, *tail, *dyn))

@@ -189,26 +189,26 @@ def test_norm_lif_over_several_tiles(shape, channels_last, programs, monkeypatch
 
 def test_wide_offsets_give_the_same(monkeypatch):
     narrow = norm_lif_errors(TRSG, (3, 5, 70), torch.float32, False, True, 2, 1)
-    tiles = backend._tiles
+    tiles = backend.tiles
 
     def wide(*arguments):
         lay, row_blocks = tiles(*arguments)
         assert not lay.wide
         return lay._replace(wide=True), row_blocks
 
-    monkeypatch.setattr(backend, "_tiles", wide)
+    monkeypatch.setattr(backend, "tiles", wide)
     assert norm_lif_errors(TRSG, (3, 5, 70), torch.float32, False, True, 2, 1) == narrow
 
 
 def test_offsets_are_wide_from_two_to_the_31st():
     for neurons, wide in ((2**29 - 512, False), (2**29, True)):
-        lay, _ = backend._tiles(torch.empty((), device="meta").expand(4, neurons), 4, False)
+        lay, _ = backend.tiles(torch.empty((), device="meta").expand(4, neurons), 4, False, 4)
         assert lay.wide == wide
 
 
 def test_a_write_over_the_edge_damages_guards(memory, monkeypatch):
-    tiles = backend._tiles
-    monkeypatch.setattr(backend, "_tiles", lambda *a: (tiles(*a)[0]._replace(masked=False), tiles(*a)[1]))
+    tiles = backend.tiles
+    monkeypatch.setattr(backend, "tiles", lambda *a: (tiles(*a)[0]._replace(masked=False), tiles(*a)[1]))
     # 12 neurons less than a tile: the kernel ends 12 behind outputs and spikes.
     backend.lif_forward(guarded(torch.ones(2, 500)), *scalars(), TRSG._replace(timesteps=2))
     assert memory.damaged() == 2
