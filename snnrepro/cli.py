@@ -16,7 +16,7 @@ from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, UserError, report
 from snnrepro.launch import launch, launched, silence_others
 from snnrepro.runs import read_record, run_path
-from snnrepro.sweep import expand, run_sweep
+from snnrepro.sweep import expand, launch_elsewhere, run_sweep
 
 USAGE = """usage: snnrepro COMMAND ...
 
@@ -60,19 +60,20 @@ def _train(words: list[str]) -> int:
     overrides = parse(args.overrides)
     check_names(overrides)
     # Help, --cfg and foreign launchers (Slurm, joblib) are Hydra's; everything else needs only its composition.
-    launcher = any(override.key_or_group.startswith("hydra/") for override in overrides)
-    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or (args.multirun and launcher):
-        if args.multirun:
-            expand([override for override in overrides if not override.key_or_group.startswith("hydra")])
-        sys.argv = ["train.py", *words]
-        _hydra_main()
+    launcher = [override.value() for override in overrides if override.key_or_group == "hydra/launcher"]
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        _hydra(words)
         return 0
     if args.multirun and launched():
         raise ConfigError(
             "-m: a sweep starts the processes of its runs itself; without torchrun, add runtime.processes=N"
         )
     if args.multirun:
-        run_sweep(expand(overrides))
+        jobs = expand([override for override in overrides if not override.key_or_group.startswith("hydra")])
+        if launcher:
+            launch_elsewhere(jobs, str(launcher[-1]), lambda: _hydra(words))
+        else:
+            run_sweep(jobs)
         return 0
     swept = [override.input_line for override in overrides if override.is_sweep_override()]
     if swept:
@@ -80,15 +81,19 @@ def _train(words: list[str]) -> int:
     return train_one(compose_run(args.overrides), args.overrides)
 
 
+def _hydra(words: list[str]) -> None:
+    sys.argv = ["train.py", *words]
+    _hydra_main()
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)
 def _hydra_main(tree: DictConfig) -> None:
-    # One job of a sweep under another launcher.
+    # One job of a sweep under another launcher. It does not exit: joblib would end the other jobs with it, and which
+    # runs have a result is seen from their records.
     try:
-        code = train_one(to_run_config(tree), list(HydraConfig.get().overrides.task))
+        train_one(to_run_config(tree), list(HydraConfig.get().overrides.task))
     except UserError as error:
-        code = report(error)
-    if code not in (0, DivergedError.exit_code):
-        sys.exit(code)
+        report(error)
 
 
 def train_one(run: RunConfig, words: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """A sweep: every combination of the swept values becomes a job, and a grid of results ends it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -8,7 +9,7 @@ from hydra.core.override_parser.types import Override
 
 from snnrepro import io
 from snnrepro.compose import composer
-from snnrepro.errors import UserError
+from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.runs import read_record
 
@@ -24,6 +25,38 @@ def run_sweep(jobs: Sequence[Job]) -> None:
     """Runs the jobs, skips finished ones, prints the grid. Raises UserError when a job has no result."""
     io.make_dir(Path(jobs[0].run.runtime.output_dir) / "runs")
     run_jobs(jobs)
+    conclude(jobs)
+
+
+# Hydra's launchers that run jobs elsewhere, the package each needs, and the extra that installs it.
+LAUNCHERS = {
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+}
+
+
+def launch_elsewhere(jobs: Sequence[Job], launcher: str, start: Callable[[], None]) -> None:
+    """Runs the jobs by ``start``, which hands them to one of Hydra's launchers, and ends as ``run_sweep`` does.
+
+    Raises ConfigError where the launcher's package is missing, UserError when a job has no result.
+    """
+    module, extra = LAUNCHERS.get(launcher, ("hydra", ""))
+    if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
+        raise ConfigError(f"hydra/launcher={launcher}: needs a package: pip install 'snnrepro[{extra}]'")
+    io.make_dir(Path(jobs[0].run.runtime.output_dir) / "runs")
+    try:
+        start()
+    except (Exception, SystemExit) as error:
+        # A launcher may give up at the first job that fails. What counts is which records exist.
+        print(f"hydra/launcher={launcher}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    for job in jobs:
+        job.refresh()
+    conclude(jobs)
+
+
+def conclude(jobs: Sequence[Job]) -> None:
+    """Prints the grid. Raises UserError when a job has no result."""
     print(grid(jobs))
     failed = [job for job in jobs if job.status not in ("done", "diverged")]
     if failed:
