@@ -1,13 +1,14 @@
 """What may end a run early: a signal, or a number that is not finite."""
 
+import math
 import signal
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from snnrepro.data import EpochOrder
-from snnrepro.errors import ConfigError
+from snnrepro.errors import ConfigError, DivergedError
 from snnrepro.neurons import spiking_layers
 
 
@@ -46,6 +47,22 @@ def learned_scalars(model: nn.Module) -> dict[str, dict[str, float]]:
             }
             for name, layer in spiking_layers(model)
         }
+
+
+def require_finite(line: dict[str, Any]) -> None:
+    """Raises DivergedError, naming it, for a number of an epoch's line that is not finite.
+
+    Parameters may be finite where what is made of them is not: a threshold far below 0 behind softplus is 0.
+    """
+
+    def check(value: Any, name: str) -> None:
+        if isinstance(value, dict | list):
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value, 1):
+                check(part, f"{name}.{key}" if name else str(key))
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise DivergedError(f"epoch {line['epoch']}: {name} is not finite")
+
+    check(line, "")
 
 
 def require_parts(order: EpochOrder, micro_batches: int) -> None:

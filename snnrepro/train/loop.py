@@ -21,7 +21,7 @@ from snnrepro.runs import RunLock, read_record, run_id, run_path
 from snnrepro.runtime import autocast, place, provenance, restore_rng, rng_state, seed_all, set_up
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
-from snnrepro.train.guards import StopRequest, learned_scalars, non_finite, require_parts
+from snnrepro.train.guards import StopRequest, learned_scalars, non_finite, require_finite, require_parts
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
@@ -205,9 +205,6 @@ class Trainer:
             device=self.device,
             runtime=run.runtime,
         )
-        if not _finite(tested["loss"]):
-            raise DivergedError(f"epoch {self.epoch + 1}: the test loss is not finite")
-        self.final = {"epoch": self.epoch + 1, **tested}
         line = {
             "epoch": self.epoch + 1,
             "step": self.step,
@@ -218,6 +215,8 @@ class Trainer:
             **tested,
             "learned": learned_scalars(self.model),
         }
+        require_finite(line)
+        self.final = {"epoch": self.epoch + 1, **tested}
         if self.best is None or tested["top1"] > self.best["top1"]:
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {"loss": 0.0, "correct": 0, "seen": 0}

@@ -1,5 +1,6 @@
 """The trainer: options change what they name, and numbers that go wrong stop it before the update."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from snnrepro import config
 from snnrepro.compose import compose_run
-from snnrepro.errors import UserError
+from snnrepro.errors import DivergedError, UserError
 from snnrepro.runs import read_record, run_path
 from snnrepro.train import guards, loop
 from snnrepro.train.loop import MAX_SKIPPED_STEPS, Trainer, train
@@ -216,3 +217,23 @@ def test_where_not_finite_on_a_healthy_model_blames_the_norm_alone(tiny):
     t = trainer(tiny)
     one_step(t)
     assert guards.where_not_finite(t.model, torch.tensor(1.0)) == ("gradient norm", "sn1")
+
+
+def test_a_number_of_an_epoch_that_is_not_finite_is_named():
+    line = {"epoch": 3, "loss": 0.5, "learned": {"sn1": {"tau": 2.0}}, "firing_rate": {"sn1": [0.1, 0.2]}}
+    guards.require_finite(line)
+    for name, change in (
+        ("loss", {"loss": math.nan}),
+        ("learned.sn1.tau", {"learned": {"sn1": {"tau": math.inf}}}),
+        ("firing_rate.sn1.2", {"firing_rate": {"sn1": [0.1, math.nan]}}),
+    ):
+        with pytest.raises(DivergedError, match=f"epoch 3: {name} is not finite"):
+            guards.require_finite(line | change)
+
+
+def test_a_threshold_that_underflows_ends_the_run_as_diverged(tiny):
+    t = trainer(tiny)
+    with torch.no_grad():
+        t.model.sn1.v_threshold_raw.fill_(-1000.0)
+        t.model.sn1.tau_raw.fill_(-1000.0)
+    assert t.fit()["status"] == "diverged"
