@@ -87,9 +87,12 @@ def _learned(e: Evidence, run: str, name: str) -> list[float]:
 
 
 def sparsity_curve(e: Evidence, pattern: str, plain_run: str | None = None) -> list[tuple[float, float]]:
-    """Returns (firing rate, top-1) for every strength of the sparsity loss, and of ``plain_run`` without it."""
+    """Returns (firing rate, top-1) for every strength of the sparsity loss, and of ``plain_run`` without it.
+
+    A run that diverged has no firing rate and is no point of the curve.
+    """
     runs = [pattern.format(w) for w in STRENGTHS] + ([plain_run] if plain_run else [])
-    return [(e.rate(run), e.top1(run)) for run in runs]
+    return [(e.rate(run), e.top1(run)) for run in runs if not e.diverged(run)]
 
 
 def _margins(tops: Callable[[str, str, float], float], values: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from snnrepro.analysis.claims import OURS, judge, pooled
+from snnrepro.analysis.claims import OURS, judge, pooled, sparsity_curve
 from snnrepro.analysis.claims_paper import PAPER
 from snnrepro.analysis.command import _needed, main
 from snnrepro.analysis.evidence import Jobs, Runs, claims_file, named_runs, paper_numbers
@@ -116,3 +116,9 @@ def test_the_command_makes_missing_runs_and_writes_verdicts(tmp_path, capsys):
 def test_shares_are_pooled_by_active_neurons():
     layers = {"a": {"active": 30, "within_1V": [1.0, 0.5]}, "b": {"active": 10, "within_1V": [0.2, 0.1]}}
     assert pooled(layers, "within_1V") == pytest.approx([32 / 40, 16 / 40])
+
+
+def test_a_run_that_diverged_is_no_point_of_a_curve(monkeypatch):
+    e = Fake({f"sparse_{w}": 90.0 + w for w in (0.1, 0.3, 1.0, 3.0)} | {"sparse_10.0": None})
+    monkeypatch.setattr(Fake, "rate", lambda self, run: pytest.fail(run) if self.diverged(run) else 0.1)
+    assert [top1 for _, top1 in sparsity_curve(e, "sparse_{}")] == [90.1, 90.3, 91.0, 93.0]
