@@ -11,7 +11,6 @@ from snnrepro.build import build_model
 from snnrepro.compose import compose_run
 from snnrepro.deploy import absorb
 from snnrepro.errors import AbsorptionError
-from snnrepro.neurons import spiking_layers
 from snnrepro.norms import MembraneNorm
 
 MAKE = {"eps": 1e-5, "momentum": 0.1}
@@ -86,8 +85,13 @@ def network(*words):
     torch.manual_seed(0)
     model = build_model(run, in_shape=(1, 8, 8), num_classes=10).double()
     x = random(16, 1, 8, 8)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("bias"):
+                parameter.fill_(0.5)
     model.train()
-    for _ in range(3):
+    # As long as the running statistics need: with those of the first batches every deep layer would be silent.
+    for _ in range(40):
         model(x).sum().backward()
     return model.eval(), x
 
@@ -100,11 +104,7 @@ def network(*words):
 )  # fmt: skip
 def test_absorbed_network_fires_the_same_spikes(words):
     model, x = network(*words)
-    absorbed = absorb(model)
-    assert_same_spikes(model, absorbed, x, 3, alive=False)
-    rates = [layer(random(3, 2, *layer.u_init.shape if layer.u_init.ndim else (8, 8, 8))).mean()
-             for _, layer in list(spiking_layers(model))[:1]]  # fmt: skip
-    assert all(rate > 0 for rate in rates)
+    assert_same_spikes(model, absorb(model), x, 3)
 
 
 def test_what_cannot_be_absorbed_is_refused_by_name():
