@@ -2,13 +2,12 @@
 
 import argparse
 import math
-from fnmatch import fnmatchcase
 from typing import Any
 
 from snnrepro import io
 from snnrepro.analysis.claims import OURS, Verdict, judge
 from snnrepro.analysis.claims_paper import PAPER
-from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, named_runs, paper_numbers
+from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, names_like, paper_numbers
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import run_jobs
 
@@ -45,7 +44,7 @@ def main(words: list[str]) -> int:
 def _needed(only: set[str]) -> list[str]:
     """Returns the names of the runs that the claims ask for, in the order of the file."""
     patterns = [pattern for claim in claims_file()["claims"] if claim["id"] in only for pattern in claim["needs"]]
-    return [name for name in named_runs() if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return names_like(patterns)
 
 
 def _row(claim: dict[str, Any], jobs: Jobs) -> dict[str, Any]:

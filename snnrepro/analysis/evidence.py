@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -49,6 +49,11 @@ def named_runs(scale: str = "mini") -> dict[str, list[str]]:
     return runs
 
 
+def names_like(patterns: Collection[str], scale: str = "mini") -> list[str]:
+    """Returns the names of runs that match one of the patterns, in the order of the file."""
+    return [name for name in named_runs(scale) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 class Jobs:
     """The jobs of the named runs at one scale: composed when first asked for, because composing takes time.
 
@@ -81,8 +86,7 @@ class Runs:
 
     def missing(self, patterns: Sequence[str]) -> list[Job]:
         """Returns the jobs without a record among the runs with these names, patterns allowed; each run once."""
-        named = named_runs(self.jobs.scale)
-        jobs = [self.jobs[name, self.seed] for name in named if any(fnmatchcase(name, p) for p in patterns)]
+        jobs = [self.jobs[name, self.seed] for name in names_like(patterns, self.jobs.scale)]
         return list({job.path: job for job in jobs if read_record(job.path) is None}.values())
 
     def _record(self, run: str) -> dict[str, Any]:

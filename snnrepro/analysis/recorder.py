@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from snnrepro.analysis.statistics import edges_of, histogram, ljung_box, noise_floor, total_variation
 from snnrepro.neurons import LIF, spiking_layers
-from snnrepro.neurons.module import as_tensor
+from snnrepro.neurons.current import as_tensor
 
 # What is put into histograms: the input current I, the potential before firing M, the membrane after reset U.
 QUANTITIES = ("input", "potential", "membrane")

@@ -7,6 +7,7 @@ attributes are answered by the computed values.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +36,13 @@ class NormalisedCurrent:
         self.y, self.mean, self.var, self.weight, self.bias = y, mean, var, weight, bias
         self.eps, self.batch_stats, self.share = eps, batch_stats, share
         self.shortcut: Tensor | NormalisedCurrent | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the current, known without computing it."""
+        if self.shortcut is None:
+            return self.y.shape
+        return torch.broadcast_shapes(self.y.shape, self.shortcut.shape)
 
     def tensor(self) -> Tensor:
         """Returns the current as a tensor, differentiable like the fused kernel."""
@@ -82,3 +90,8 @@ class NormalisedCurrent:
             return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
 
         return function(*plain(args), **{name: plain(value) for name, value in (kwargs or {}).items()})
+
+
+def as_tensor(x: Tensor | NormalisedCurrent) -> Tensor:
+    """Returns the current of a layer as a tensor (T or 1, ...neurons)."""
+    return x.tensor() if isinstance(x, NormalisedCurrent) else x

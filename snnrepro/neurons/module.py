@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from snnrepro.neurons import mp_init
-from snnrepro.neurons.current import NormalisedCurrent
+from snnrepro.neurons.current import NormalisedCurrent, as_tensor
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.functional import lif
 from snnrepro.neurons.ops import snapshot
@@ -108,7 +108,7 @@ class LIF(nn.Module):
 
         record: receives (m, s) of every step, each (...neurons), computed by the reference equations.
         """
-        dynamics = self.dynamics(steps_of(x) if timesteps is None else timesteps)._asdict()
+        dynamics = self.dynamics(x.shape[0] if timesteps is None else timesteps)._asdict()
         tau, v_threshold = self.tau, self.v_threshold
         if self.input_scale == "none":
             # (1 - 1/tau) * u + x is Eq. 1 of the current tau * x.
@@ -117,7 +117,7 @@ class LIF(nn.Module):
         u_init = self.u_init.new_zeros(()) if self.learn_u_init else snapshot(self.u_init)
         if self.learn_u_init:
             # u_init + (x[1] - u_init) / tau is the first step from 0 with the current x[1] + (tau - 1) * u_init.
-            x = as_tensor(x).expand(dynamics["timesteps"], *shape_of(x))
+            x = as_tensor(x).expand(dynamics["timesteps"], *x.shape[1:])
             x = torch.cat([x[:1] + ((tau - 1) * self.u_init).to(x.dtype), x[1:]])
         if record is None and self.smoothing_raw is None and self.membrane_norm is None:
             return lif(x, u_init, v_threshold, tau, **dynamics, backend=self.backend, statistics=self._moves_u_init)
@@ -132,7 +132,7 @@ class LIF(nn.Module):
 
     def settle(self, x: Tensor | NormalisedCurrent) -> None:
         """Makes the parameters whose shape is that of the layer's input ``x`` (T, B, C, ...), where there are any."""
-        shape = shape_of(x)[1:]
+        shape = x.shape[2:]
         if isinstance(self.u_init, UninitializedParameter):
             self.u_init.materialize(shape)
             # The range of the authors' code.
@@ -159,21 +159,6 @@ class LIF(nn.Module):
             f"family={self.family}, surrogate={self.surrogate}, gamma={self.gamma}, reset={self.reset}, "
             f"v_threshold={self.v_threshold.item():.4g}, tau={self.tau.item():.4g}, mp_init={self.mp_init}"
         )
-
-
-def as_tensor(x: Tensor | NormalisedCurrent) -> Tensor:
-    """Returns the current of a layer as a tensor (T or 1, ...neurons)."""
-    return x.tensor() if isinstance(x, NormalisedCurrent) else x
-
-
-def steps_of(x: Tensor | NormalisedCurrent) -> int:
-    """Returns the steps of a current, 1 for one that is constant over the window."""
-    return (x.y if isinstance(x, NormalisedCurrent) else x).shape[0]
-
-
-def shape_of(x: Tensor | NormalisedCurrent) -> torch.Size:
-    """Returns the shape of one step of a current, (B, ...)."""
-    return (x.y if isinstance(x, NormalisedCurrent) else x).shape[1:]
 
 
 def spiking_layers(model: nn.Module) -> Iterator[tuple[str, LIF]]:

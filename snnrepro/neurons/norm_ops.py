@@ -21,7 +21,7 @@ def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _norm_lif_infer(*arguments: Any) -> Tensor:
     tensors, flags, rules = _for_provider(arguments)
-    return provided("norm_lif_outputs", tensors, rules, *flags)[0]
+    return provided("norm_lif", tensors, rules, *flags, True)[0]
 
 
 def _for_provider(arguments: Sequence[Any]) -> tuple[tuple, tuple, tuple]:

@@ -4,8 +4,7 @@
 ``rectangular``, ``triangular`` and ``sigmoid``, the steepness for ``arctan``. Every derivative
 integrates to 1 over the real line. Two shapes of other papers: ``dspike`` (Li et al., NeurIPS 2021) with the
 steepness gamma inside a window of width 1, and ``linear`` (DIET-SNN), whose height and area are gamma.
-The primitives replace the spike in smooth mode, where finite
-differences can check the whole unrolled dynamics.
+The primitives replace the spike in smooth mode, where finite differences can check the whole unrolled dynamics.
 """
 
 import math

@@ -24,9 +24,6 @@ from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, red
 from snnrepro.neurons.triton_parts import THREADS
 from snnrepro.neurons.triton_tiles import kind_of, neurons_per_thread, programs_per_row_block, tiles
 
-# Of norm, shortcut, shortcut's norm: what the kernels take.
-Rows = tuple[Tensor, Tensor | None, Tensor | None]
-
 # Programs of the reduce kernel: enough for several waves on the largest device, few enough for the sums that follow.
 REDUCE_PROGRAMS = 4096
 # Row blocks a program adds up before it writes sums for a whole row of channels.
@@ -105,35 +102,16 @@ def norm_lif(
     dyn: Dynamics,
     eps: float,
     channels_last: bool,
+    outputs_alone: bool = False,
 ) -> tuple[Tensor, ...]:
     """Returns what ``norm_lif_forward`` does, and what the backward needs: the rows of one or two norms, (4 or 8, C).
 
-    norm, shortcut_norm: mean, var, weight, bias, each (C,).
+    norm, shortcut_norm: mean, var, weight, bias, each (C,). outputs_alone: returns (o,), and writes nothing else.
     """
-    rows, tables = _tables(norm, shortcut, shortcut_norm, eps)
-    return *norm_lif_forward(y, *tables, u_init, v_threshold, leak, dyn, channels_last), rows
-
-
-def norm_lif_outputs(
-    y: Tensor,
-    norm: Norm,
-    shortcut: Tensor | None,
-    shortcut_norm: Norm | None,
-    u_init: Tensor,
-    v_threshold: Tensor,
-    leak: Tensor,
-    dyn: Dynamics,
-    eps: float,
-    channels_last: bool,
-) -> tuple[Tensor]:
-    """Returns the outputs of ``norm_lif`` alone, and writes nothing else."""
-    _, tables = _tables(norm, shortcut, shortcut_norm, eps)
-    return (norm_lif_infer(y, *tables, u_init, v_threshold, leak, dyn, channels_last),)
-
-
-def _tables(norm: Norm, shortcut: Tensor | None, shortcut_norm: Norm | None, eps: float) -> tuple[Tensor, Rows]:
     rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
-    return rows, (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
+    tables = (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
+    given: Any = (y, *tables, u_init, v_threshold, leak, dyn, channels_last)
+    return (norm_lif_infer(*given),) if outputs_alone else (*norm_lif_forward(*given), rows)
 
 
 def norm_lif_gradients(

@@ -10,6 +10,7 @@ from torch import nn
 from snnrepro.data import EpochOrder
 from snnrepro.errors import ConfigError, DivergedError
 from snnrepro.neurons import spiking_layers
+from snnrepro.tracking import flat
 
 
 class StopRequest:
@@ -54,15 +55,9 @@ def require_finite(line: dict[str, Any]) -> None:
 
     Parameters may be finite where what is made of them is not: a threshold far below 0 behind softplus is 0.
     """
-
-    def check(value: Any, name: str) -> None:
-        if isinstance(value, dict | list):
-            for key, part in value.items() if isinstance(value, dict) else enumerate(value, 1):
-                check(part, f"{name}.{key}" if name else str(key))
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise DivergedError(f"epoch {line['epoch']}: {name} is not finite")
-
-    check(line, "")
+    for name, value in flat(line).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DivergedError(f"epoch {line['epoch']}: {name.replace('/', '.')} is not finite")
 
 
 def require_parts(order: EpochOrder, micro_batches: int) -> None:
