@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from snnrepro.analysis.recorder import window
 from snnrepro.analysis.statistics import cosine_matrix, gradient_strength, gradient_variation, share_within
@@ -102,11 +101,7 @@ def step_gradients(
         # Steps are the outer part of the merged axis.
         steps = merged.chunk(timesteps)
         assert len(steps) == timesteps, "the convolution does not see every step"
-        padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
-        outputs = [
-            F.conv2d(step, weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
-            for step, weight in zip(steps, copies, strict=True)
-        ]
+        outputs = [conv._conv_forward(step, weight, conv.bias) for step, weight in zip(steps, copies, strict=True)]
         return torch.cat(outputs)
 
     conv.forward = forward  # type: ignore[method-assign,assignment]

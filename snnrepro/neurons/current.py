@@ -67,6 +67,13 @@ class NormalisedCurrent:
             total.shortcut = self.shortcut * factor.to(self.shortcut.dtype)
         return total
 
+    def part(self, samples: slice) -> "NormalisedCurrent":
+        """Returns the current of some samples of the batch, still uncomputed, with the statistics of them all."""
+        y = self.y[:, samples]
+        few = NormalisedCurrent(y, self.mean, self.var, self.weight, self.bias, self.eps, batch_stats=False)
+        few.shortcut = None if self.shortcut is None else part(self.shortcut, samples)
+        return few
+
     def __add__(self, shortcut: Any) -> Any:
         if self.shortcut is not None or not isinstance(shortcut, Tensor | NormalisedCurrent):
             return self.tensor() + shortcut
@@ -95,3 +102,8 @@ class NormalisedCurrent:
 def as_tensor(x: Tensor | NormalisedCurrent) -> Tensor:
     """Returns the current of a layer as a tensor (T or 1, ...neurons)."""
     return x.tensor() if isinstance(x, NormalisedCurrent) else x
+
+
+def part(x: Tensor | NormalisedCurrent, samples: slice) -> Tensor | NormalisedCurrent:
+    """Returns the current (T or 1, B, ...) of some samples of the batch."""
+    return x.part(samples) if isinstance(x, NormalisedCurrent) else x[:, samples]

@@ -51,7 +51,7 @@ def lif(
             "use runtime.backend=reference"
         )
     dyn = Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
-    outputs_alone = backend == "triton" and not statistics and not torch.is_grad_enabled()
+    outputs_alone = not statistics and not torch.is_grad_enabled()
     if isinstance(x, NormalisedCurrent):
         if _fusible(x, timesteps, backend):
             return _norm_lif(x, (u_init, v_threshold, 1 / tau), dyn, backend, outputs_alone)
@@ -75,22 +75,17 @@ def lif(
 
 
 def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
-    """Returns whether norm and LIF go into one kernel; a constant current is cheap to write, so on CPUs it is."""
+    """Returns whether norm and LIF go into one kernel."""
     shortcut = x.shortcut.y if isinstance(x.shortcut, NormalisedCurrent) else x.shortcut
     same = shortcut is None or (shortcut.shape == x.y.shape and shortcut.dtype == x.y.dtype)
-    steps = x.y.shape[0]
-    constant = steps == 1 and timesteps > 1
-    fits = x.y.ndim == 5 and x.y.dtype in FUSED_DTYPES and x.y.numel() > 0 and steps in (1, timesteps)
-    return backend != "reference" and same and fits and not (constant and backend == "compiled")
+    fits = x.y.ndim == 5 and x.y.dtype in FUSED_DTYPES and x.y.numel() > 0 and x.y.shape[0] in (1, timesteps)
+    return backend != "reference" and same and fits
 
 
 def _norm_lif(
     x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, backend: str, outputs_alone: bool
 ) -> LIFResult:
     shortcut = x.shortcut
-    if isinstance(shortcut, NormalisedCurrent) and backend == "compiled":
-        # Two layers of a network: not worth three more libraries.
-        shortcut = shortcut.tensor()
     channels_last = not x.y.is_contiguous() and x.y.permute(0, 1, 3, 4, 2).is_contiguous()
 
     def canonical(y: Tensor) -> Tensor:

@@ -80,24 +80,21 @@ norm_lif_infer_op.register_fake(lambda y, *rest: y.new_empty(rest[16], *y.shape[
 
 @norm_lif_op.register_fake
 def _(y, mean, *rest):
-    *_, backend = rest
-    rows = 7 if backend == "compiled" else 4 if rest[4] is None else 8
+    rows = 4 if rest[4] is None else 8
     return *fake_forward(y, rest[15]), mean.new_empty(rows, len(mean))
 
 
 @norm_lif_gradients_op.register_fake
 def _(go, y, spikes, rows, shortcut, *rest):
-    *_, backend = rest
     channel, absent = rows.new_empty(rows.shape[1]), y.new_empty(0)
-    norm2 = backend == "triton" and len(rows) == 8
-    second = [torch.empty_like(channel) if norm2 else y.new_empty(0) for _ in range(2)]
+    second = [torch.empty_like(channel) if len(rows) == 8 else y.new_empty(0) for _ in range(2)]
     gshortcut = absent if shortcut is None else torch.empty_like(shortcut)
     return channel, torch.empty_like(channel), *second, rows.new_empty(3), torch.empty_like(y), gshortcut
 
 
 # The gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, the shortcut; empty where none.
 norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
-# o alone, without gradient, for the arguments of ``norm_lif``: nothing is kept for a backward (Triton only).
+# o alone, without gradient, for the arguments of ``norm_lif``: nothing is kept for a backward.
 norm_lif_infer = eager_or(norm_lif_infer_op, _norm_lif_infer)
 # (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, S), or (.., B, S, C) with
 # ``channels_last``. mean, var, weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or

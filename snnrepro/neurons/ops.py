@@ -134,7 +134,7 @@ def _lif_infer(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *ru
 lif_infer_op = define("lif_infer", f"Tensor x, {SCALARS}", 1, _lif_infer)
 lif_infer_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: x.new_empty(timesteps, *x.shape[1:]))
 
-# o (T, N) alone, without gradient: nothing is kept for a backward (Triton only).
+# o (T, N) alone, without gradient: nothing is kept for a backward.
 lif_infer = eager_or(lif_infer_op, _lif_infer)
 # Gradients of x, and of the three scalars as one tensor (3,).
 lif_backward = eager_or(lif_backward_op, _lif_backward)
