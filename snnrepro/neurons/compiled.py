@@ -20,7 +20,6 @@ from snnrepro.neurons.kernel_cache import library
 VALUES_PER_THREAD = 2**15
 _FORWARD, _REDUCE, _BACKWARD = range(3)
 _FLAT, _CHANNELS_FIRST, _CHANNELS_LAST = range(3)
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class _Call(ctypes.Structure):
@@ -179,4 +178,4 @@ def _run(
         **numbers,
         **pointers,
     )
-    library(dyn._replace(gamma=0.0)).lif_run(function, layout, _DTYPES[x.dtype], ctypes.byref(call))
+    library(dyn, x.dtype).lif_run(function, layout, ctypes.byref(call))

@@ -11,11 +11,14 @@ import time
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from snnrepro import io
 from snnrepro.errors import UserError
 from snnrepro.neurons.dynamics import Dynamics
 
-SOURCES = ("lif.cpp", "lif_vector.h")
+SOURCES = ("lif.cpp", "lif_sweep.h", "lif_vector.h")
+_VALUES = {torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Float16"}
 # Without contraction into fused multiply-adds: a membrane is rounded as in the reference, forward and backward.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-Wno-psabi")  # fmt: skip
@@ -31,20 +34,38 @@ def cache_folder() -> Path:
     return io.cache_home() / "kernels" / _fingerprint()
 
 
-@cache
-def library(rules: Dynamics) -> ctypes.CDLL:
-    """Returns the loaded library of one set of rules (its gamma does not count); compiles it first where missing.
+def library(rules: Dynamics, dtype: torch.dtype) -> ctypes.CDLL:
+    """Returns the loaded library of one set of rules, for inputs of ``dtype``; compiles it first where missing.
 
-    Raises UserError when the compilation fails.
+    One library serves every gamma. Raises UserError when the compilation fails.
     """
-    words = ("lif", rules.timesteps, rules.family, rules.surrogate, rules.reset, "detached" * rules.detach_reset)
-    path = cache_folder() / ("-".join(str(word) for word in words if word) + ".so")
+    return _library(*rules._replace(gamma=0.0), dtype)
+
+
+@cache
+def _library(*key: object) -> ctypes.CDLL:
+    macros = _macros(*key)
+    path = cache_folder() / ("-".join(["lif", *macros.values()]).lower() + ".so")
     if not path.exists():
-        _compile(rules, path)
+        _compile(macros, path)
     return ctypes.CDLL(str(path))
 
 
-def _compile(rules: Dynamics, path: Path) -> None:
+def _macros(
+    timesteps: int, family: str, surrogate: str, gamma: float, reset: str, detach_reset: bool, dtype: torch.dtype
+) -> dict[str, str]:
+    """Returns what ``lif.cpp`` is specialised for, by the names of its macros."""
+    return {
+        "TIMESTEPS": str(timesteps),
+        "FAMILY": family.upper(),
+        "SURROGATE": surrogate.upper(),
+        "RESET": reset.upper(),
+        "DETACH": str(int(detach_reset)),
+        "VALUE": _VALUES[dtype],
+    }
+
+
+def _compile(macros: dict[str, str], path: Path) -> None:
     io.make_dir(path.parent)
     # Jobs of a sweep start together: one compiles, the others wait and find the library.
     with (path.parent / "lock").open("w") as lock:
@@ -54,7 +75,7 @@ def _compile(rules: Dynamics, path: Path) -> None:
         print("compiling the LIF kernels of these rules for this machine, once", flush=True)
         started = time.perf_counter()
         scratch = path.with_suffix(f".{os.getpid()}")
-        result = subprocess.run(_command(rules, scratch), capture_output=True, text=True, check=False)
+        result = subprocess.run(_command(macros, scratch), capture_output=True, text=True, check=False)
         if result.returncode == 0:
             scratch.replace(path)
             print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
@@ -65,17 +86,9 @@ def _compile(rules: Dynamics, path: Path) -> None:
     raise UserError(f"compiling the LIF kernels failed, see {path.parent / 'error.log'}; runtime.backend=reference works")
 
 
-def _command(rules: Dynamics, output: Path) -> list[str]:
-    chosen = {
-        "TIMESTEPS": rules.timesteps,
-        "FAMILY": rules.family.upper(),
-        "SURROGATE": rules.surrogate.upper(),
-        "RESET": rules.reset.upper(),
-        "DETACH": int(rules.detach_reset),
-    }
-    source = Path(__file__).parent / SOURCES[0]
-    macros = [f"-D{name}={value}" for name, value in chosen.items()]
-    return [compiler() or "g++", *FLAGS, *macros, str(source), "-o", str(output)]
+def _command(macros: dict[str, str], output: Path) -> list[str]:
+    defined = [f"-D{name}={value}" for name, value in macros.items()]
+    return [compiler() or "g++", *FLAGS, *defined, str(Path(__file__).parent / SOURCES[0]), "-o", str(output)]
 
 
 @cache

@@ -34,8 +34,9 @@ ALWAYS Vec splat(float x) { return Vec{} + x; }
 ALWAYS Vec select(Ints mask, Vec yes, Vec no) { return mask ? yes : no; }
 ALWAYS Vec widen(Ints x) { return __builtin_convertvector(x, Vec); }
 ALWAYS Vec absolute(Vec x) { return (Vec)((Ints)x & 0x7fffffff); }
-// 1 where bit t is set, else 0.
-ALWAYS Vec bit(Ints bits, int t) { return select((bits & int32_t(uint32_t(1) << t)) != 0, splat(1), Vec{}); }
+ALWAYS int32_t bit_of_step(int t) { return int32_t(uint32_t(1) << t); }
+// 1 where the bit of step t is set, else 0.
+ALWAYS Vec bit(Ints bits, int t) { return select((bits & bit_of_step(t)) != 0, splat(1), Vec{}); }
 // 0 for what is below; NaN stays NaN.
 ALWAYS Vec positive(Vec x) { return select(x < 0, Vec{}, x); }
 

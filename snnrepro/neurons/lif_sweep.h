@@ -1,0 +1,169 @@
+// Around the equations of lif.cpp: what a call reads and writes, the walk over a layer's neurons, and sums over them.
+//
+// A step is `rows` runs of `run` neighbouring values. FLAT: the LIF alone, one run. With a norm in front, CHANNELS_FIRST:
+// a run is one channel of one sample, CHANNELS_LAST: a run is all channels of one position.
+
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include <omp.h>
+
+#include "lif_vector.h"
+
+enum Layout { FLAT, CHANNELS_FIRST, CHANNELS_LAST };
+constexpr int T = TIMESTEPS;
+using Value = VALUE;
+using Bits = std::conditional_t<T <= 8, uint8_t, std::conditional_t<T <= 16, int16_t, int32_t>>;
+
+// compiled.py mirrors it field by field. What is absent is null.
+struct Call {
+  int64_t rows, run, channels;
+  int32_t threads, constant;                // constant: x and shortcut have one step, shown T times
+  float gamma, eps, share;
+  const Value *go, *x, *shortcut;           // (T, ...), (T or 1, ...)
+  const float *u_init, *v_threshold, *leak;
+  const float *norm[4], *shortcut_norm[4];  // mean, var, weight, bias, each (channels)
+  Value* o;
+  Bits* spikes;
+  float* u_sum;
+  int64_t* active_count;
+  float* table;                             // of each norm rows mean, scale, shift, invstd (4, channels); by forward
+  float* k;                                 // of each norm rows k1, k0 (2, channels), see statistics_rows; by reduce
+  float *gweight, *gbias, *gshortcut_weight;  // (channels)
+  float* gscalars;                          // of u_init, v_threshold, leak
+  Value *gx, *gshortcut;
+
+  int64_t size() const { return rows * run; }
+  int norms() const { return shortcut_norm[0] ? 2 : 1; }
+};
+
+// Calls body(row, column, n) for every vector of a thread's part, n values from there on, and end(row) after every run.
+template <Layout L, class Body, class End>
+ALWAYS void sweep(const Call& c, int thread, int threads, Body body, End end) {
+  if constexpr (L == FLAT) {
+    const int64_t vectors = (c.run + LANES - 1) / LANES;
+    for (int64_t i = vectors * thread / threads; i < vectors * (thread + 1) / threads; ++i)
+      body(0, i * LANES, int(std::min<int64_t>(LANES, c.run - i * LANES)));
+  } else {
+    for (int64_t row = c.rows * thread / threads; row < c.rows * (thread + 1) / threads; ++row) {
+      for (int64_t i = 0; i < c.run; i += LANES) body(row, i, int(std::min<int64_t>(LANES, c.run - i)));
+      end(row);
+    }
+  }
+}
+
+// Calls part(c, thread, threads, sums) on every thread, each with sums in memory of its own, and returns those of all.
+// Which values meet in a sum depends on the number of threads alone.
+template <class Sums, class Part> Sums share_out(const Call& c, Part part) {
+  if (c.threads <= 1) {
+    Sums sums(c);
+    part(c, 0, 1, sums);
+    return sums;
+  }
+  std::vector<std::unique_ptr<Sums>> of_threads(c.threads);
+#pragma omp parallel num_threads(c.threads)
+  {
+    Sums sums(c);
+    part(c, omp_get_thread_num(), omp_get_num_threads(), sums);
+    of_threads[omp_get_thread_num()] = std::make_unique<Sums>(sums);
+  }
+  for (int i = 1; i < c.threads; ++i)
+    if (of_threads[i]) *of_threads[0] += *of_threads[i];
+  return *of_threads[0];
+}
+
+// Adds up vectors: float32 within a block, float64 between blocks.
+struct Sum {
+  Vec block{};
+  double total = 0;
+  int held = 0;
+
+  ALWAYS void add(Vec x) {
+    block = block + x;
+    if (++held == 64) flush();
+  }
+  void flush() {
+    for (int lane = 0; lane < LANES; ++lane) total += block[lane];
+    block = Vec{};
+    held = 0;
+  }
+  double value() {
+    flush();
+    return total;
+  }
+  void operator+=(Sum& other) { total += other.value(); }
+};
+
+// What MP-Init asks of the active neurons: the sum of their membranes, and their number.
+struct Active {
+  Sum u, count;
+
+  explicit Active(const Call&) {}
+  void operator+=(Active& other) {
+    u += other.u;
+    count += other.count;
+  }
+};
+
+// The gradients of the scalars.
+struct Scalars {
+  Sum u_init, v_threshold, leak;
+
+  explicit Scalars(const Call&) {}
+  void operator+=(Scalars& other) {
+    u_init += other.u_init;
+    v_threshold += other.v_threshold;
+    leak += other.leak;
+  }
+  void write(float* to) {
+    to[0] = float(u_init.value());
+    to[1] = float(v_threshold.value());
+    to[2] = float(leak.value());
+  }
+};
+
+// Per channel the sums of g, of g * (y - mean), and of g * (shortcut - its mean).
+struct Channels {
+  int64_t channels, padded;
+  std::vector<float> block;
+  std::vector<double> total;
+
+  explicit Channels(const Call& c)
+      : channels(c.channels), padded(channels + LANES), block(3 * padded), total(3 * channels) {}
+  // CHANNELS_LAST: to a vector of channels from `column` on. CHANNELS_FIRST: column 0, all lanes to one channel.
+  ALWAYS void add(int which, int64_t column, Vec x) {
+    float* at = block.data() + which * padded + column;
+    store(at, load(at, LANES) + x, LANES);
+  }
+  void flush(Layout layout, int64_t channel) {
+    for (int which = 0; which < 3; ++which) {
+      const float* at = block.data() + which * padded;
+      double* to = total.data() + which * channels;
+      if (layout == CHANNELS_LAST)
+        for (int64_t i = 0; i < channels; ++i) to[i] += at[i];
+      else
+        for (int lane = 0; lane < LANES; ++lane) to[channel] += at[lane];
+    }
+    std::fill(block.begin(), block.end(), 0.f);
+  }
+  void operator+=(Channels& other) {
+    std::transform(total.begin(), total.end(), other.total.begin(), total.begin(), std::plus<>());
+  }
+};
+
+// What the first pass of the backward of norm and LIF sums up.
+struct Reduced {
+  Channels channels;
+  Scalars scalars;
+
+  explicit Reduced(const Call& c) : channels(c), scalars(c) {}
+  void operator+=(Reduced& other) {
+    channels += other.channels;
+    scalars += other.scalars;
+  }
+};
