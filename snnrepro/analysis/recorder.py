@@ -60,8 +60,8 @@ class LayerRecord:
             for name, values in window.quantities().items():
                 if name in last:
                     last[name].append(values[-1].clone())
-        for name, values in last.items():
-            together = torch.cat(values)
+        for name, parts in last.items():
+            together = torch.cat(parts)
             if together.numel():
                 self.edges[name] = edges_of(together)
                 self.counts[name] = torch.zeros(self.timesteps, len(self.edges[name]) + 1, dtype=torch.int64)

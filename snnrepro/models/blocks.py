@@ -17,7 +17,12 @@ class _Conv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.kernel_size == (1, 1) and self.stride != (1, 1) and self.in_channels < 16 and input.device.type == "cpu":
+        if (
+            self.kernel_size == (1, 1)
+            and self.stride != (1, 1)
+            and self.in_channels < 16
+            and input.device.type == "cpu"
+        ):
             return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], weight, bias)
         return super()._conv_forward(input, weight, bias)
 

@@ -1,4 +1,4 @@
-"""The LIF layer with its gradients written out: what Inductor compiles, and what the kernels compute.
+"""The LIF layer with its gradients written out: what the kernels compute, in C++ and in Triton.
 
 ``reference.py`` defines the forward and leaves the backward to autograd; here both are explicit, so that
 nothing but the input and one packed integer per neuron is kept between them: the backward runs the membrane

@@ -34,35 +34,24 @@ def cache_folder() -> Path:
     return io.cache_home() / "kernels" / _fingerprint()
 
 
+@cache
 def library(rules: Dynamics, dtype: torch.dtype) -> ctypes.CDLL:
     """Returns the loaded library of one set of rules, for inputs of ``dtype``; compiles it first where missing.
 
     One library serves every gamma. Raises UserError when the compilation fails.
     """
-    return _library(*rules._replace(gamma=0.0), dtype)
-
-
-@cache
-def _library(*key: object) -> ctypes.CDLL:
-    macros = _macros(*key)
+    macros = {
+        "TIMESTEPS": str(rules.timesteps),
+        "FAMILY": rules.family.upper(),
+        "SURROGATE": rules.surrogate.upper(),
+        "RESET": rules.reset.upper(),
+        "DETACH": str(int(rules.detach_reset)),
+        "VALUE": _VALUES[dtype],
+    }
     path = cache_folder() / ("-".join(["lif", *macros.values()]).lower() + ".so")
     if not path.exists():
         _compile(macros, path)
     return ctypes.CDLL(str(path))
-
-
-def _macros(
-    timesteps: int, family: str, surrogate: str, gamma: float, reset: str, detach_reset: bool, dtype: torch.dtype
-) -> dict[str, str]:
-    """Returns what ``lif.cpp`` is specialised for, by the names of its macros."""
-    return {
-        "TIMESTEPS": str(timesteps),
-        "FAMILY": family.upper(),
-        "SURROGATE": surrogate.upper(),
-        "RESET": reset.upper(),
-        "DETACH": str(int(detach_reset)),
-        "VALUE": _VALUES[dtype],
-    }
 
 
 def _compile(macros: dict[str, str], path: Path) -> None:
@@ -83,7 +72,9 @@ def _compile(macros: dict[str, str], path: Path) -> None:
     if result.returncode in (-signal.SIGINT, 128 + signal.SIGINT):
         raise KeyboardInterrupt
     io.write_atomic(path.parent / "error.log", result.stderr)
-    raise UserError(f"compiling the LIF kernels failed, see {path.parent / 'error.log'}; runtime.backend=reference works")
+    raise UserError(
+        f"compiling the LIF kernels failed, see {path.parent / 'error.log'}; runtime.backend=reference works"
+    )
 
 
 def _command(macros: dict[str, str], output: Path) -> list[str]:

@@ -6,6 +6,7 @@
 // torch does, so a membrane that is run again is the forward's, bit for bit, and the reference's.
 
 #include <cmath>
+#include <limits>
 
 #include "lif_sweep.h"
 
@@ -99,7 +100,9 @@ template <Layout L> void forward(const Call& c) {
 // Writes dL/dx of every step into g, their sum into g[0] where the current is constant, and adds to the scalars'
 // gradients where asked for. For the equations see analytic.py.
 template <Layout L> ALWAYS void gradients(const Call& c, const Current<L>& current, Vec (&g)[T], Scalars* scalars) {
-  const Vec v = splat(*c.v_threshold), leak = splat(*c.leak), inverse = splat(1 / *c.v_threshold);
+  const Vec v = splat(*c.v_threshold), leak = splat(*c.leak);
+  // Finite, because 0 times infinity is not 0.
+  const Vec inverse = splat(std::min(1 / *c.v_threshold, std::numeric_limits<float>::max()));
   const Surrogate derivative(c.gamma);
   const Ints bits = load_ints(c.spikes + current.at, current.n);
   Vec drive[T], m[T], u = splat(*c.u_init);

@@ -22,10 +22,10 @@ class GuardedTorch:
     def __getattr__(self, name):
         return getattr(torch, name)
 
-    def empty(self, shape, *, dtype, device):
+    def empty(self, *shape, dtype=torch.float32, device=None):
         """Returns memory full of NaN (integers: 85), inside a buffer that is full of it too."""
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        numel = torch.Size(shape).numel()
+        shape = torch.Size(shape[0] if shape and not isinstance(shape[0], int) else shape)
+        numel = shape.numel()
         buffer = torch.full((numel + 2 * GUARD,), float("nan") if dtype.is_floating_point else 85, dtype=dtype)
         self.buffers.append(buffer)
         return buffer[GUARD : GUARD + numel].view(shape)

@@ -8,7 +8,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels.guards import GuardedTorch, guarded
-from kernels.oracle import RELATIVE, distance, exact, last_rows, normalise, reference, risky
+from kernels.oracle import (
+    RELATIVE,
+    assert_same_spikes,
+    assert_statistics,
+    distance,
+    exact,
+    last_rows,
+    norm_case,
+    normalise,
+    reference,
+    risky,
+)
 
 from snnrepro.neurons import triton_backend as backend
 from snnrepro.neurons.dynamics import Dynamics
@@ -42,20 +53,6 @@ def memory(monkeypatch):
 
 def scalars():
     return [torch.tensor(0.1317), torch.tensor(0.7351), torch.tensor(1 / 1.937)]
-
-
-def assert_same_spikes(o, spikes, expected, unsure):
-    """Outputs agree with the reference wherever the outcome is sure, and packed spikes with outputs."""
-    assert unsure.sum() <= 1 + unsure.numel() // 100
-    assert torch.equal(o[:, ~unsure], expected[:, ~unsure].to(o.dtype))
-    assert torch.equal(spikes.int() & 0xFFFF, sum((o[t] > 0).int() << t for t in range(o.shape[0])))
-
-
-def assert_statistics(u_sum, count, result, unsure):
-    """The sums for MP-Init agree with the reference, if no neuron's outcome is open."""
-    if not unsure.any():
-        assert count == result.active_count
-        assert u_sum.item() == pytest.approx(result.u_sum.item(), rel=1e-5, abs=1e-4)
 
 
 def lif_errors(dyn, n, dtype, static, seed, kernel_dyn=None):
@@ -95,17 +92,6 @@ def test_a_wrong_option_shows(wrong):
     dyn = Dynamics(4, "trsg", "triangular", 1.0, "soft", False)
     assert max(lif_errors(dyn, 200, torch.float32, False, 0)) < 1e-5
     assert max(lif_errors(dyn, 200, torch.float32, False, 0, dyn._replace(**wrong))) > 1e-3
-
-
-def norm_case(dyn, shape, dtype, static, channels_last, seed):
-    """Returns (y, side, go, weight and bias of both norms) for a step of shape (batch, channels, run)."""
-    generator = torch.Generator().manual_seed(seed)
-    batch, channels, run = shape
-    step = (batch, run, channels) if channels_last else shape
-    steps = 1 if static else dyn.timesteps
-    y, side = (guarded((torch.randn(steps, *step, generator=generator) * 2 + 3).to(dtype)) for _ in range(2))
-    go = torch.randn(dyn.timesteps, *step, generator=generator)
-    return y, side, go, [torch.rand(channels, generator=generator) + 0.5 for _ in range(4)]
 
 
 def norm_lif_errors(dyn, shape, dtype, static, channels_last, shortcut, seed):

@@ -1,6 +1,8 @@
 """What the kernels are held against: ``lif_reference`` in float64, with batch norm in front written out."""
 
+import pytest
 import torch
+from kernels.guards import guarded
 from torch import Tensor
 
 from snnrepro.neurons.dynamics import Dynamics
@@ -65,3 +67,30 @@ def distance(found: Tensor, expected: Tensor, scale: float) -> float:
     """Returns the norm of the error relative to that of the expected values, or to ``scale`` where more cancelled."""
     error = (found.double() - expected.double()).norm()
     return (error / (expected.double().norm() + scale + 1e-300)).item()
+
+
+def assert_same_spikes(o, spikes, expected, unsure):
+    """Outputs agree with the reference wherever the outcome is sure, and packed spikes with outputs."""
+    assert unsure.sum() <= 1 + unsure.numel() // 100
+    assert torch.equal(o[:, ~unsure], expected[:, ~unsure].to(o.dtype))
+    steps = len(o)
+    used = -1 if steps == 32 else (1 << steps) - 1
+    assert torch.equal(spikes.int() & used, sum((o[t] > 0).int() << t for t in range(steps)))
+
+
+def assert_statistics(u_sum, count, result, unsure):
+    """The sums for MP-Init agree with the reference, if no neuron's outcome is open."""
+    if not unsure.any():
+        assert count == result.active_count
+        assert u_sum.item() == pytest.approx(result.u_sum.item(), rel=1e-5, abs=1e-4)
+
+
+def norm_case(dyn, shape, dtype, static, channels_last, seed):
+    """Returns (y, side, go, weight and bias of both norms) for a step of shape (batch, channels, run)."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, channels, run = shape
+    step = (batch, run, channels) if channels_last else shape
+    steps = 1 if static else dyn.timesteps
+    y, side = (guarded((torch.randn(steps, *step, generator=generator) * 2 + 3).to(dtype)) for _ in range(2))
+    go = torch.randn(dyn.timesteps, *step, generator=generator)
+    return y, side, go, [torch.rand(channels, generator=generator) + 0.5 for _ in range(4)]

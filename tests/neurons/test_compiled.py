@@ -1,6 +1,7 @@
-"""The compiled kernels and the operators around them: the reference's numbers, in layers and whole networks."""
+"""The compiled kernels in layers and whole networks, and the operators around them; for the kernels see test_cpu.py."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -11,13 +12,12 @@ from lif_options import make_lif
 from snnrepro.build import build_model
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, UserError
-from snnrepro.neurons import kernel_cache, norm_ops, ops
+from snnrepro.neurons import norm_ops, ops
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.functional import lif
 from snnrepro.norms import TdBN
 from snnrepro.runtime import resolve_backend
 
-# One set of options throughout: every other would be compiled first, for half a minute.
 OPTIONS = {"family": "trsg", "surrogate": "rectangular", "reset": "soft", "detach_reset": False}
 FLAT = (4, *OPTIONS.values())
 
@@ -118,9 +118,15 @@ def test_operators_are_registered_as_torch_wants_them():
     torch.library.opcheck(ops.lif_op, (torch.randn(1, 50, requires_grad=True), *scalars, *flat))
     y = torch.randn(4, 3, 17, 5, requires_grad=True)
     norm = [torch.rand(5), torch.rand(5), torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)]
-    for shortcut in (None, torch.randn(4, 3, 17, 5, requires_grad=True)):
-        args = (y, *norm, shortcut, None, None, None, None, *scalars, None, 1e-5, True, True, *flat)
+    second = [torch.rand(5) for _ in range(4)]
+    shortcut = torch.randn(4, 3, 17, 5, requires_grad=True)
+    for added in ((None,) * 5, (shortcut, *(None,) * 4), (shortcut, *second)):
+        args = (y, *norm, *added, *scalars, None, 1e-5, True, True, *flat)
         torch.library.opcheck(norm_ops.norm_lif_op, args)
+    x, row = torch.randn(4, 10), torch.ones(5)
+    torch.library.opcheck(ops.lif_infer_op, (x, *(s.detach() for s in scalars), *flat))
+    tail = (*(None,) * 5, *(s.detach() for s in scalars), None, 1e-5, False, True)
+    torch.library.opcheck(norm_ops.norm_lif_infer_op, (y.detach(), row, row, row, row, *tail, *flat))
 
 
 @pytest.mark.slow
@@ -211,18 +217,32 @@ def test_without_a_compiler_auto_is_the_reference_and_says_so(monkeypatch, capsy
 
 
 def test_a_failed_compilation_names_its_log(monkeypatch, tmp_path):
+    broken = tmp_path / "broken-compiler"
+    broken.write_text("#!/bin/sh\necho 'fatal error: no room' >&2\nexit 1\n")
+    broken.chmod(0o755)
     monkeypatch.setenv("SNNREPRO_CACHE", str(tmp_path))
-    failed = subprocess.CompletedProcess([], 1, "", "g++: fatal error")
-    monkeypatch.setattr(kernel_cache.subprocess, "run", lambda *a, **k: failed)
+    monkeypatch.setenv("CXX", str(broken))
     with pytest.raises(UserError, match=r"error\.log; runtime\.backend=reference"):
-        make_lif(backend="compiled", gamma=7.0)(torch.zeros(3, 2))
-    assert "fatal error" in next(tmp_path.rglob("error.log")).read_text()
+        make_lif(backend="compiled")(torch.zeros(7, 2))
+    assert "no room" in next(tmp_path.rglob("error.log")).read_text()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.slow
+def test_a_library_is_made_once_by_whoever_comes_first(tmp_path):
+    code = "import torch; from lif_options import make_lif; make_lif(backend='compiled')(torch.ones(2, 3))"
+    env = os.environ | {"SNNREPRO_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    start = {"stdout": subprocess.PIPE, "text": True, "env": env}
+    together = [subprocess.Popen([sys.executable, "-c", code], **start) for _ in range(3)]
+    said = [process.communicate(timeout=120)[0] for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0]
+    assert sum("compiled in" in text for text in said) == 1
+    assert [file.suffix for file in tmp_path.rglob("lif-*")] == [".so"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("threads", "started"), [(1, 0), (2, 1)])
 def test_library_runs_on_as_many_threads_as_torch_has(threads, started):
-    # The libraries come from a process with one thread; what counts is the process that loads them.
     code = f"""
 import os, numpy, torch
 from snnrepro.neurons import compiled
@@ -230,7 +250,7 @@ from snnrepro.neurons.dynamics import Dynamics
 torch.set_num_threads({threads})
 x = torch.from_numpy(numpy.zeros((4, 2**16), numpy.float32))
 dyn = Dynamics(4, "trsg", "rectangular", 1.0, "soft", False)
-compiled.library(compiled._kernel("lif_forward", x, dyn))
+compiled.library(dyn, x.dtype)
 before = set(os.listdir("/proc/self/task"))
 compiled.lif_forward(x, *torch.from_numpy(numpy.ones(3, numpy.float32)), dyn)
 print(len(set(os.listdir("/proc/self/task")) - before))
