@@ -9,27 +9,23 @@ from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
 from snnrepro.options import CONNECTS
 
 
-class _Conv2d(nn.Conv2d):
-    """torch's convolution, around one fault of its CPU library.
+class _StridedProjection(nn.Conv2d):
+    """A strided 1x1 convolution, around a fault of torch's CPU library.
 
-    oneDNN's gradient of a strided 1x1 weight with fewer channels than a vector has lanes, in channels_last, writes past
-    its buffer (uxlfoundation/oneDNN issue 6035): crashes, hangs and wrong numbers. Without the stride it does not.
+    oneDNN's gradient of such a weight with fewer channels than a vector has lanes, in channels_last, writes past its
+    buffer (uxlfoundation/oneDNN issue 6035): crashes, hangs and wrong numbers. Without the stride it does not.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if (
-            self.kernel_size == (1, 1)
-            and self.stride != (1, 1)
-            and self.in_channels < 16
-            and input.device.type == "cpu"
-        ):
+        if self.in_channels < 16 and input.device.type == "cpu":
             return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], weight, bias)
         return super()._conv_forward(input, weight, bias)
 
 
 def conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """Returns a convolution without bias that keeps the size, or divides it by the stride."""
-    return _Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+    kind = _StridedProjection if kernel == 1 and stride > 1 else nn.Conv2d
+    return kind(in_channels, channels, kernel, stride, kernel // 2, bias=False)
 
 
 class BasicBlock(nn.Module):

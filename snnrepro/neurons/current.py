@@ -40,7 +40,8 @@ class NormalisedCurrent:
     @property
     def shape(self) -> torch.Size:
         """The shape of the current, known without computing it."""
-        if self.shortcut is None:
+        # torch.broadcast_shapes takes longer than a small layer.
+        if self.shortcut is None or self.shortcut.shape == self.y.shape:
             return self.y.shape
         return torch.broadcast_shapes(self.y.shape, self.shortcut.shape)
 

@@ -35,6 +35,35 @@ def lif(
     float64 and empty inputs are computed by the reference. Raises ValueError for an unknown option, for ``timesteps``
     below 1, and for an input with another number of steps; ConfigError for more steps than the backend holds.
     """
+    dyn = _rules(timesteps, family, surrogate, gamma, reset, detach_reset, backend)
+    outputs_alone = not statistics and not torch.is_grad_enabled()
+    if isinstance(x, NormalisedCurrent):
+        if _fusible(x, timesteps, backend):
+            return _norm_lif(x, _float32(u_init, v_threshold, tau), dyn, backend, outputs_alone)
+        x = x.tensor()
+    if x.shape[0] not in (1, timesteps):
+        raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
+    if backend == "reference" or x.dtype not in FUSED_DTYPES or x.numel() == 0:
+        return lif_reference(x, u_init, v_threshold, tau, **dyn._asdict())
+    # Any dense layout is one row of memory per step: the axes in memory order, merged.
+    strides = x.stride()
+    order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
+    dense = x.permute(order).contiguous()
+    rows = dense.reshape(dense.shape[0], -1)
+    scalars = _float32(u_init, v_threshold, tau)
+    u_sum = active_count = None
+    if outputs_alone:
+        o = ops.lif_infer(rows, *scalars, *dyn, backend)
+    else:
+        o, _, u_sum, active_count = ops.lif(rows, *scalars, *dyn, backend)
+    inverse = sorted(range(x.ndim), key=lambda position: order[position])
+    return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
+
+
+def _rules(
+    timesteps: int, family: str, surrogate: str, gamma: float, reset: str, detach_reset: bool, backend: str
+) -> Dynamics:
+    """Returns the rules of a layer. Raises as ``lif`` does for impossible ones."""
     for name, value, allowed in (
         ("family", family, FAMILIES),
         ("surrogate", surrogate, SURROGATES),
@@ -50,28 +79,12 @@ def lif(
             f"timesteps={timesteps}: runtime.backend={backend} holds at most {MAX_TIMESTEPS[backend]} steps; "
             "use runtime.backend=reference"
         )
-    dyn = Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
-    outputs_alone = not statistics and not torch.is_grad_enabled()
-    if isinstance(x, NormalisedCurrent):
-        if _fusible(x, timesteps, backend):
-            return _norm_lif(x, (u_init, v_threshold, 1 / tau), dyn, backend, outputs_alone)
-        x = x.tensor()
-    if x.shape[0] not in (1, timesteps):
-        raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
-    if backend == "reference" or x.dtype not in FUSED_DTYPES or x.numel() == 0:
-        return lif_reference(x, u_init, v_threshold, tau, **dyn._asdict())
-    # Any dense layout is one row of memory per step: the axes in memory order, merged.
-    strides = x.stride()
-    order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
-    dense = x.permute(order).contiguous()
-    rows = dense.reshape(dense.shape[0], -1)
-    u_sum = active_count = None
-    if outputs_alone:
-        o = ops.lif_infer(rows, u_init, v_threshold, 1 / tau, *dyn, backend)
-    else:
-        o, _, u_sum, active_count = ops.lif(rows, u_init, v_threshold, 1 / tau, *dyn, backend)
-    inverse = sorted(range(x.ndim), key=lambda position: order[position])
-    return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
+    return Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
+
+
+def _float32(u_init: Tensor, v_threshold: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns u_init, v_threshold and leak as the kernels read them."""
+    return u_init.float(), v_threshold.float(), tau.float().reciprocal()
 
 
 def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
@@ -79,7 +92,7 @@ def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
     shortcut = x.shortcut.y if isinstance(x.shortcut, NormalisedCurrent) else x.shortcut
     same = shortcut is None or (shortcut.shape == x.y.shape and shortcut.dtype == x.y.dtype)
     fits = x.y.ndim == 5 and x.y.dtype in FUSED_DTYPES and x.y.numel() > 0 and x.y.shape[0] in (1, timesteps)
-    return backend != "reference" and same and fits
+    return backend != "reference" and same and fits and x.weight.dtype == torch.float32
 
 
 def _norm_lif(
@@ -88,24 +101,17 @@ def _norm_lif(
     shortcut = x.shortcut
     channels_last = not x.y.is_contiguous() and x.y.permute(0, 1, 3, 4, 2).is_contiguous()
 
-    def canonical(y: Tensor) -> Tensor:
-        return (y.permute(0, 1, 3, 4, 2).flatten(2, 3) if channels_last else y.flatten(3)).contiguous()
-
     def norm(current: NormalisedCurrent) -> tuple[Tensor, ...]:
         return current.mean, current.var, current.weight, current.bias
 
-    added: tuple[Tensor | None, ...] = (None,) * 5
+    added: tuple[Tensor | None, ...]
     if isinstance(shortcut, NormalisedCurrent):
-        added = (canonical(shortcut.y), *norm(shortcut))
-    elif shortcut is not None:
-        added = (canonical(shortcut), None, None, None, None)
-    flags = (x.share, x.eps, x.batch_stats, channels_last)
-    arguments = (canonical(x.y), *norm(x), *added, *scalars, *flags, *dyn, backend)
-    u_sum = active_count = None
-    if outputs_alone:
-        o = norm_ops.norm_lif_infer(*arguments)
+        added = (shortcut.y, *norm(shortcut))
     else:
-        o, _, u_sum, active_count, _ = norm_ops.norm_lif(*arguments)
-    size = x.y.shape[3:]
-    o = o.unflatten(2, size).permute(0, 1, 4, 2, 3) if channels_last else o.unflatten(3, size)
+        added = (shortcut, None, None, None, None)
+    flags = (x.share, x.eps, x.batch_stats, channels_last)
+    arguments = (x.y, *norm(x), *added, *scalars, *flags, *dyn, backend)
+    if outputs_alone:
+        return LIFResult(norm_ops.norm_lif_infer(*arguments), None, None)
+    o, _, u_sum, active_count, _ = norm_ops.norm_lif(*arguments)
     return LIFResult(o, u_sum, active_count)

@@ -21,9 +21,8 @@ _held_back: list[tuple[Any, Tensor, Tensor]] | None = None
 
 def running_mean(u_init: Tensor, u_sum: Tensor, active_count: Tensor, beta: float) -> Tensor:
     """Returns the updated ``u_init`` (0-d); unchanged where no neuron was active."""
-    batch_mean = u_sum / active_count.clamp(min=1)
-    # Weight 0 where nobody was active: lerp then returns u_init itself.
-    return torch.lerp(u_init, batch_mean, beta * active_count.clamp(max=1).to(u_init.dtype))
+    batch_mean = (u_sum / active_count).to(u_init.dtype)
+    return torch.lerp(u_init, torch.where(active_count > 0, batch_mean, u_init), beta)
 
 
 @torch.no_grad()

@@ -3,6 +3,9 @@
 ``norm_lif`` normalises with the statistics it is given. Where those came from this very batch
 (``batch_stats``), its backward also carries the gradient through them, as batch norm's does; where they came from
 the batches of several ranks, ``share`` is the part of one value in them, and the ranks add up what they contribute.
+
+Outside, sequences are (T, B, C, H, W). The providers see (T, B, C, S), or (T, B, S, C) with ``channels_last``: what
+lies in memory; packed spikes have that shape without T. The flag holds for y, and the others follow it.
 """
 
 from collections.abc import Sequence
@@ -14,29 +17,43 @@ from torch import Tensor
 from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake_forward, provided, statistics_context
 
 
+def _inner(x: Tensor, channels_last: bool) -> Tensor:
+    return (x.permute(0, 1, 3, 4, 2).flatten(2, 3) if channels_last else x.flatten(3)).contiguous()
+
+
+def _outer(x: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
+    steps, batch, *_ = x.shape
+    # view, because unflatten takes three times as long.
+    return x.view(steps, batch, *size, -1).permute(0, 1, 4, 2, 3) if channels_last else x.view(steps, batch, -1, *size)
+
+
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, flags, rules = _for_provider(arguments)
-    return provided("norm_lif", tensors, rules, *flags)
+    o, *rest = _provided(arguments)
+    return _outer(o, arguments[0].shape[3:], arguments[16]), *rest
 
 
 def _norm_lif_infer(*arguments: Any) -> Tensor:
-    tensors, flags, rules = _for_provider(arguments)
-    return provided("norm_lif", tensors, rules, *flags, True)[0]
+    return _outer(_provided(arguments, True)[0], arguments[0].shape[3:], arguments[16])
 
 
-def _for_provider(arguments: Sequence[Any]) -> tuple[tuple, tuple, tuple]:
+def _provided(arguments: Sequence[Any], *outputs_alone: bool) -> tuple[Tensor, ...]:
     y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
     scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[14:17], arguments[17:]
-    tensors = (y, (mean, var, weight, bias), shortcut, None if norm2[0] is None else tuple(norm2), *scalars)
-    return tensors, (eps, channels_last), tuple(rules)
+    added = None if shortcut is None else _inner(shortcut, channels_last)
+    norms = (mean, var, weight, bias), None if norm2[0] is None else tuple(norm2)
+    tensors = (_inner(y, channels_last), norms[0], added, norms[1], *scalars)
+    return provided("norm_lif", tensors, rules, eps, channels_last, *outputs_alone)
 
 
 def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, (share, batch_stats, channels_last), rules = arguments[:8], arguments[8:11], arguments[11:]
-    y = tensors[1]
+    (go, y, spikes, rows, shortcut), scalars = arguments[:5], arguments[5:8]
+    (share, batch_stats, channels_last), rules = arguments[8:11], arguments[11:]
     if share is None:
-        share = y.shape[3 if channels_last else 2] / y.numel() if batch_stats else 0.0
-    found = provided("norm_lif_gradients", tensors, rules, share, channels_last)
+        share = y.shape[2] / y.numel() if batch_stats else 0.0
+    added = None if shortcut is None else _inner(shortcut, channels_last)
+    tensors = (_inner(go, channels_last), _inner(y, channels_last), spikes, rows, added, *scalars)
+    *found, gy, gshortcut = provided("norm_lif_gradients", tensors, rules, share, channels_last)
+    found += [None if g is None else _outer(g, y.shape[3:], channels_last) for g in (gy, gshortcut)]
     # An operator returns tensors only.
     return tuple(y.new_empty(0) if gradient is None else gradient for gradient in found)
 
@@ -56,7 +73,7 @@ def _gradient(ctx, go, *_):
     none = (None,) * (2 + len(ctx.tail))
     if go is None:
         return (None,) * 13 + none
-    found = norm_lif_gradients(go.contiguous(), *ctx.saved_tensors, *ctx.tail)
+    found = norm_lif_gradients(go, *ctx.saved_tensors, *ctx.tail)
     gweight, gbias, gweight2, gbias2, gscalars, gy, gshortcut = found
     norm2 = (gweight2, gbias2) if has_norm2 else (None, None)
     shortcut = gshortcut if has_shortcut else None
@@ -75,28 +92,43 @@ _BACKWARD = (
 norm_lif_op = define("norm_lif", _FORWARD, 5, _norm_lif)
 norm_lif_gradients_op = define("norm_lif_gradients", _BACKWARD, 7, _gradients)
 norm_lif_infer_op = define("norm_lif_infer", _FORWARD, 1, _norm_lif_infer)
-norm_lif_infer_op.register_fake(lambda y, *rest: y.new_empty(rest[16], *y.shape[1:]))
+
+
+def _empty(y: Tensor, steps: int, channels_last: bool) -> Tensor:
+    """Returns a tensor without values of the shape of ``y`` with so many steps, dense."""
+    _, batch, channels, *size = y.shape
+    if channels_last:
+        return y.new_empty(steps, batch, *size, channels).permute(0, 1, 4, 2, 3)
+    return y.new_empty(steps, *y.shape[1:])
+
+
+@norm_lif_infer_op.register_fake
+def _(y, *rest):
+    return _empty(y, rest[16], rest[15])
 
 
 @norm_lif_op.register_fake
 def _(y, mean, *rest):
-    rows = 4 if rest[4] is None else 8
-    return *fake_forward(y, rest[15]), mean.new_empty(rows, len(mean))
+    channels_last, timesteps = rest[14:16]
+    left = fake_forward(_inner(y, channels_last), timesteps)
+    rows = mean.new_empty(4 if rest[4] is None else 8, len(mean))
+    return _empty(y, timesteps, channels_last), *left[1:], rows
 
 
 @norm_lif_gradients_op.register_fake
 def _(go, y, spikes, rows, shortcut, *rest):
+    channels_last = rest[5]
     channel, absent = rows.new_empty(rows.shape[1]), y.new_empty(0)
     second = [torch.empty_like(channel) if len(rows) == 8 else y.new_empty(0) for _ in range(2)]
-    gshortcut = absent if shortcut is None else torch.empty_like(shortcut)
-    return channel, torch.empty_like(channel), *second, rows.new_empty(3), torch.empty_like(y), gshortcut
+    gshortcut = absent if shortcut is None else _empty(shortcut, len(shortcut), channels_last)
+    gy = _empty(y, len(y), channels_last)
+    return channel, torch.empty_like(channel), *second, rows.new_empty(3), gy, gshortcut
 
 
 # The gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, the shortcut; empty where none.
 norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
 # o alone, without gradient, for the arguments of ``norm_lif``: nothing is kept for a backward.
 norm_lif_infer = eager_or(norm_lif_infer_op, _norm_lif_infer)
-# (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, S), or (.., B, S, C) with
-# ``channels_last``. mean, var, weight, bias: float32 (C,). shortcut: None or of y's shape, added as it is, or
-# normalised where the other four are given.
+# (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, H, W). mean, var, weight, bias: float32
+# (C,). shortcut: None or of y's shape, added as it is, or normalised where the other four are given.
 norm_lif = differentiable(norm_lif_op, _norm_lif, _context, _gradient)

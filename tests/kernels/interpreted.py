@@ -190,4 +190,4 @@ def test_operators_without_gradient():
     x, row = torch.randn(3, 10), torch.ones(4)
     torch.library.opcheck(ops.lif_infer_op, (x, *scalars(), *dyn))
     tail = (*(None,) * 5, *scalars(), None, 1e-5, False, False)
-    torch.library.opcheck(norm_ops.norm_lif_infer_op, (torch.randn(3, 2, 4, 5), row, row, row, row, *tail, *dyn))
+    torch.library.opcheck(norm_ops.norm_lif_infer_op, (torch.randn(3, 2, 4, 5, 2), row, row, row, row, *tail, *dyn))

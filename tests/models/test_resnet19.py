@@ -5,6 +5,7 @@ import torch
 from models import restatement
 from torch import nn
 
+from snnrepro.models.blocks import conv
 from snnrepro.neurons import LIF, spiking_layers
 from snnrepro.options import HEADS
 
@@ -197,3 +198,18 @@ def test_norms_before_a_residual_sum_are_told_so(make_resnet19):
         *[(8, False), (8, True), (8, True)],
         *[(10, False), (10, True), (10, True)],
     ]
+
+
+@pytest.mark.parametrize("channels", [4, 24])
+def test_a_strided_projection_is_the_convolution_it_stands_for(channels):
+    """On CPUs the gradient of few channels takes a way of its own, around memory that oneDNN would overwrite."""
+    made = conv(channels, 4, 1, 2).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(channels, 4, 1, 2, bias=False).double()
+    plain.load_state_dict(made.state_dict())
+    x = torch.randn(64, channels, 9, 8, generator=torch.Generator().manual_seed(0))
+    found = made(x.contiguous(memory_format=torch.channels_last))
+    expected = plain(x.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(made.weight.grad.double(), plain.weight.grad, rtol=1e-4, atol=1e-4)

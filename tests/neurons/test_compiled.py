@@ -116,10 +116,9 @@ def test_operators_are_registered_as_torch_wants_them():
     scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 1.0, 0.5)]
     flat = (4, "trsg", "rectangular", 1.0, "soft", False, "compiled")
     torch.library.opcheck(ops.lif_op, (torch.randn(1, 50, requires_grad=True), *scalars, *flat))
-    y = torch.randn(4, 3, 17, 5, requires_grad=True)
+    y, shortcut = (torch.randn(4, 3, 6, 2, 5).permute(0, 1, 4, 2, 3).detach().requires_grad_() for _ in range(2))
     norm = [torch.rand(5), torch.rand(5), torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)]
     second = [torch.rand(5) for _ in range(4)]
-    shortcut = torch.randn(4, 3, 17, 5, requires_grad=True)
     for added in ((None,) * 5, (shortcut, *(None,) * 4), (shortcut, *second)):
         args = (y, *norm, *added, *scalars, None, 1e-5, True, True, *flat)
         torch.library.opcheck(norm_ops.norm_lif_op, args)
