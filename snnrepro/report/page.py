@@ -18,16 +18,23 @@ from snnrepro.report import render
 from snnrepro.report.tables import SCALES, names
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1c1c; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; color: #1c1c1c; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; }
+nav { columns: 16rem; font-size: .9rem; } nav a { display: block; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th, td.label { white-space: nowrap; } th.value { text-align: right; }
+th[colspan] { text-align: center; border-left: 1px solid #ddd; }
 td.value { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.value[title] { cursor: help; text-decoration: underline dotted #999; }
 .scale { background: #fff3cd; padding: .5rem .8rem; border-left: 4px solid #e0a800; }
 .supported { color: #146c2e; } .contradicted { color: #a3182a; } .inconclusive { color: #7a5b00; }
 img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; } code { font-size: .85rem; overflow-wrap: anywhere; }
-@media print { body { max-width: none; } details { display: none; } h2 { break-before: page; } }
+@media print {
+  body { max-width: none; margin: 0; font-size: 11px; } details, nav, td.value a { display: none; }
+  h2 { margin-top: 1.5rem; break-after: avoid; } th, td { padding: .15rem .3rem; }
+  table { display: table; } tr, figure { break-inside: avoid; }
+}
 """
 
 
@@ -82,50 +89,79 @@ def page(
         f"<title>snnrepro report, {scale}</title><style>{STYLE}</style></head><body>",
         "<h1>MP-Init and TrSG: reproduction</h1>",
         f"<p class='scale'>Scale: {kind}. {runs} runs, {hours:.2f} h of training.</p>",
-        "<p>Point at a value of ours for its runs; the commands that repeat them are below each table.</p>",
+        "<p>Point at a value of ours for its runs and the command that repeats them; its small numbers are seeds and "
+        "lead to the records of the runs. All commands are below each table.</p>",
+        _contents(documents, claims, figures),
         *map(_table, documents),
         _claims(claims) if claims else "",
-        *(["<h2>Figures</h2>"] if figures else []),
+        *(["<h2 id='figures'>Figures</h2>"] if figures else []),
         *map(_figure, figures),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
+def _contents(documents: list[dict[str, Any]], claims: list[dict[str, Any]], figures: list[Path]) -> str:
+    links = [(document["table"], _title(document)) for document in documents]
+    links += [("claims", f"Claims ({len(claims)})")] if claims else []
+    links += [("figures", f"Figures ({len(figures)})")] if figures else []
+    items = "".join(f"<a href='#{id}'>{escape(text)}</a>" for id, text in links)
+    return f"<nav>{items}</nav>"
+
+
+def _title(document: dict[str, Any]) -> str:
+    return f"{document['table'].replace('table', 'Table ')}. {document['title']}"
+
+
 def _table(document: dict[str, Any]) -> str:
-    title = f"{document['table'].replace('table', 'Table ')}. {document['title']}"
-    label = f"{document['column_label']} = " if document["column_label"] else ""
-    columns = [f"{label}{column}" for column in document["columns"]]
-    head = [
-        *document["row_labels"],
-        *(f"{who}{': ' + c if c.strip() else ''}" for c in columns for who in ("ours", "paper")),
-    ]
+    printed = any(cell["paper"] is not None for row in document["rows"] for cell in row["cells"])
     rows = []
     for row in document["rows"]:
-        cells = [f"<td>{escape(item)}</td>" for item in row["label"]]
+        cells = [f"<td class='label'>{escape(item)}</td>" for item in row["label"]]
         for cell in row["cells"]:
-            cells += [_ours(cell, document), f"<td class='value'>{escape(render.paper(cell))}</td>"]
+            cells.append(_ours(cell, document))
+            cells += [f"<td class='value'>{escape(render.paper(cell))}</td>"] if printed else []
         rows.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(f"<p>{escape(line)}</p>" for line in render.notes(document) if line)
-    header = "".join(f"<th>{escape(item)}</th>" for item in head)
     return (
-        f"<h2 id='{document['table']}'>{escape(title)}</h2><p>Ours: {escape(document['data'])}.</p>"
-        f"<table><tr>{header}</tr>{''.join(rows)}</table>{notes}{_commands(document)}"
+        f"<h2 id='{document['table']}'>{escape(_title(document))}</h2><p>Ours: {escape(document['data'])}.</p>"
+        f"<table>{_header(document, printed)}{''.join(rows)}</table>{notes}{_commands(document)}"
     )
+
+
+def _header(document: dict[str, Any], printed: bool) -> str:
+    """Returns one row of headings, or two where several columns hold a value of ours and of the paper each."""
+    label = f"{document['column_label']} = " if document["column_label"] else ""
+    columns = [escape(f"{label}{column}") if str(column).strip() else "" for column in document["columns"]]
+    both = "<th class='value'>ours</th>" + ("<th class='value'>paper</th>" if printed else "")
+    if not printed:
+        values = "".join(f"<th class='value'>{column or 'ours'}</th>" for column in columns)
+    elif columns == [""]:
+        values = both
+    else:
+        labels = "".join(f"<th rowspan='2'>{escape(item)}</th>" for item in document["row_labels"])
+        top = "".join(f"<th colspan='2'>{column}</th>" for column in columns)
+        return f"<tr>{labels}{top}</tr><tr>{both * len(columns)}</tr>"
+    labels = "".join(f"<th>{escape(item)}</th>" for item in document["row_labels"])
+    return f"<tr>{labels}{values}</tr>"
 
 
 def _ours(cell: dict[str, Any], document: dict[str, Any]) -> str:
     text = escape(render.ours(cell, len(document["seeds"])))
     if not cell["runs"]:
         return f"<td class='value'>{text}</td>"
-    runs = "; ".join(f"seed {run['seed']}: {run['value']} ({run['run']}, {run['status']})" for run in cell["runs"])
+    lines = [f"seed {run['seed']}: {run['value']} ({run['run']}, {run['status']})" for run in cell["runs"]]
+    runs = "\n".join([*lines, f"{_command(cell)} seed={document['seeds'][0]}"])
     links = "".join(f" <a href='runs/{run['run']}/record.json'>{run['seed']}</a>" for run in cell["runs"])
     return f"<td class='value' title='{escape(runs, quote=True)}'>{text}<small>{links}</small></td>"
 
 
+def _command(cell: dict[str, Any]) -> str:
+    return shlex.join(["python", "train.py", *cell["words"]])
+
+
 def _commands(document: dict[str, Any]) -> str:
-    lines = {shlex.join(["python", "train.py", *cell["words"]]): None
-             for row in document["rows"] for cell in row["cells"] if cell["runs"]}  # fmt: skip
+    lines = {_command(cell): None for row in document["rows"] for cell in row["cells"] if cell["runs"]}
     if not lines:
         return ""
     seeds = ",".join(map(str, document["seeds"]))

@@ -58,11 +58,15 @@ def test_page_is_whole_and_needs_nothing_else(output, capsys):
     found = Checked()
     found.feed(html)
     assert found.open == []
-    assert all(source.startswith(("data:image/png;base64,", "runs/")) for source in found.sources)
+    assert all(source.startswith(("data:image/png;base64,", "runs/", "#")) for source in found.sources)
+    assert [source for source in found.sources if source.startswith("#")] == ["#table10", "#claims", "#figures"]
+    assert all(f"id='{source[1:]}'" in html for source in found.sources if source.startswith("#"))
+    assert html.count("<th colspan='2'>V_thr = ") == 5
     assert "not numbers of the paper" in html and "a &lt; b &amp; c" in html and "0.5, 0.25, inf" in html
     table = json.loads((output / "tables" / "table10_mini.json").read_text())
     runs = [run for row in table["rows"] for cell in row["cells"] for run in cell["runs"]]
     assert len(found.titles) == 30 and runs[0]["run"] in found.titles[0]
+    assert all("python train.py dataset=digits" in title and title.endswith(" seed=0") for title in found.titles)
     assert f"runs/{runs[0]['run']}/record.json" in found.sources
     assert "python train.py" in html and "neuron.v_threshold=0.1" in html
     markdown = (output / "report_mini.md").read_text()
