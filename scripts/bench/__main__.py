@@ -23,7 +23,7 @@ from snnrepro.errors import UserError
 
 # Where compiled code is kept: of this project, of Inductor, of Triton.
 CACHES = ("SNNREPRO_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-PARTS = ("lif", "block", "resnet19", "memory", "mini", "gpu", "kernels")
+PARTS = ("lif", "block", "resnet19", "resnet34", "memory", "mini", "gpu", "kernels")
 MEMORY_ROWS = [
     (v.OURS, "full"),
     (v.LOOP, "full"),
@@ -41,6 +41,7 @@ CPU_TABLES: dict[str, Tables] = {
     "lif": cpu.layer_tables,
     "block": cpu.block_tables,
     "resnet19": cpu.resnet19_tables,
+    "resnet34": cpu.resnet34_tables,
 }
 
 
@@ -88,7 +89,7 @@ def run_cpu_gate(parts: Sequence[str], quick: bool) -> list[dict[str, Any]]:
         rows += cpu.layer_variants("fp32", BOTH)
     if "lif" in parts and not quick:
         rows += cpu.layer_variants("bf16", BOTH)
-    if "resnet19" in parts:
+    if {"resnet19", "resnet34"} & set(parts):
         rows += cpu.NETWORK_ROWS
     print("-- gate", flush=True)
     return gate.run_gate(rows, timesteps={"fp32": (4,) if quick else (2, 4, 6, 10), "bf16": (4,)})

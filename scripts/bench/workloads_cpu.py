@@ -16,6 +16,7 @@ from snnrepro.runtime import autocast
 Refused = Mapping[tuple[str, str, str], str]
 
 RESNET19 = ("dataset=cifar10", "model=resnet19")
+RESNET34 = ("dataset=imagenet", "model=resnet34", "dataset.synthetic=true")
 
 LAYER_ROWS = [
     (v.OURS, "full"),
@@ -41,6 +42,8 @@ NETWORK_ROWS = [
     Variant(v.OURS, "full", "bf16"),
     Variant(v.OURS, "full", "fp32", INFERENCE),
 ]
+
+LARGE_ROWS = [NETWORK_ROWS[0], NETWORK_ROWS[1], NETWORK_ROWS[2], Variant(v.OURS, "full", "bf16")]
 
 
 def layer_variants(precision: str, mode: str) -> list[Variant]:
@@ -167,3 +170,11 @@ def resnet19_tables(*, quick: bool, rounds: int | None, refused: Refused) -> lis
     title = f"ResNet-19, T = 4, batch {batch}, 3 x 32 x 32"
     prepare = network_rows(RESNET19, (batch, 3, 32, 32))
     return [compare(title, NETWORK_ROWS, prepare, rounds=rounds or (2 if quick else 5), refused=refused)]
+
+
+def resnet34_tables(*, quick: bool, rounds: int | None, refused: Refused) -> list[dict[str, Any]]:
+    """Returns the table of ResNet-34 on images of ImageNet's size, T = 4, one image."""
+    side = 64 if quick else 224
+    title = f"ResNet-34, T = 4, batch 1, 3 x {side} x {side}"
+    prepare = network_rows(RESNET34, (1, 3, side, side), layout=torch.channels_last)
+    return [compare(title, LARGE_ROWS, prepare, rounds=rounds or (2 if quick else 5), refused=refused)]

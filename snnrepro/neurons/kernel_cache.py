@@ -7,6 +7,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -63,12 +64,13 @@ def _compile(macros: dict[str, str], path: Path) -> None:
             return
         print("compiling the LIF kernels of these rules for this machine, once", flush=True)
         started = time.perf_counter()
-        scratch = path.with_suffix(f".{os.getpid()}")
-        result = subprocess.run(_command(macros, scratch), capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            scratch.replace(path)
-            print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
-            return
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            made = Path(scratch, path.name)
+            result = subprocess.run(_command(macros, made), capture_output=True, text=True, check=False)
+            if result.returncode == 0:
+                made.replace(path)
+                print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
+                return
     if result.returncode in (-signal.SIGINT, 128 + signal.SIGINT):
         raise KeyboardInterrupt
     io.write_atomic(path.parent / "error.log", result.stderr)
