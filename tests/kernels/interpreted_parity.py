@@ -3,6 +3,8 @@
 Run by ``test_interpreter.py``, like ``interpreted.py``.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +17,12 @@ from kernels.oracle import (
     distance,
     exact,
     last_rows,
+    lif_errors_of,
     norm_case,
     normalise,
     reference,
     risky,
+    scalars,
 )
 
 from snnrepro.neurons import triton_backend as backend
@@ -51,29 +55,7 @@ def memory(monkeypatch):
     assert guards.damaged() == 0
 
 
-def scalars():
-    return [torch.tensor(0.1317), torch.tensor(0.7351), torch.tensor(1 / 1.937)]
-
-
-def lif_errors(dyn, n, dtype, static, seed, kernel_dyn=None):
-    """Runs both; returns the relative errors of the gradients (x, scalars) and checks outputs on the way."""
-    generator = torch.Generator().manual_seed(seed)
-    x = guarded((torch.randn(1 if static else dyn.timesteps, n, generator=generator) * 1.5 + 0.5).to(dtype))
-    go = torch.randn(dyn.timesteps, n, generator=generator)
-    x64, *scalars64 = exact(x, *scalars())
-    unsure = risky(x64.detach(), *(s.detach() for s in scalars64), dyn)
-    # Without an incoming gradient, an open outcome changes no gradient.
-    go = guarded((go * ~unsure).to(dtype))
-    result = reference(x64, scalars64, dyn)
-    o, spikes, u_sum, count = backend.lif_forward(x, *scalars(), dyn)
-    assert_same_spikes(o, spikes, result.o, unsure)
-    assert_statistics(u_sum, count, result, unsure)
-    assert torch.equal(backend.lif_infer(x, *scalars(), dyn), o)
-    gx, gscalars = backend.lif_backward(go, x, spikes, *scalars(), kernel_dyn or dyn)
-    assert gx.dtype == dtype and gx.shape == x.shape and gscalars.dtype == torch.float32
-    expected = torch.autograd.grad(result.o, (x64, *scalars64), go.double())
-    size = go.double().norm().item()
-    return distance(gx, expected[0], 1e-2 * size), distance(gscalars, torch.stack(expected[1:]), size)
+lif_errors = partial(lif_errors_of, backend)
 
 
 @FEW

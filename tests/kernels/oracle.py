@@ -94,3 +94,30 @@ def norm_case(dyn, shape, dtype, static, channels_last, seed):
     y, side = (guarded((torch.randn(steps, *step, generator=generator) * 2 + 3).to(dtype)) for _ in range(2))
     go = torch.randn(dyn.timesteps, *step, generator=generator)
     return y, side, go, [torch.rand(channels, generator=generator) + 0.5 for _ in range(4)]
+
+
+def scalars():
+    return [torch.tensor(0.1317), torch.tensor(0.7351), torch.tensor(1 / 1.937)]
+
+
+def lif_errors_of(backend, dyn, n, dtype=torch.float32, static=False, seed=0, kernel_dyn=None):
+    """Runs ``backend`` and the reference; returns relative errors of the gradients (x, scalars), checks outputs too."""
+    generator = torch.Generator().manual_seed(seed)
+    x = guarded((torch.randn(1 if static else dyn.timesteps, n, generator=generator) * 1.5 + 0.5).to(dtype))
+    go = torch.randn(dyn.timesteps, n, generator=generator)
+    x64, *scalars64 = exact(x, *scalars())
+    unsure = risky(x64.detach(), *(s.detach() for s in scalars64), dyn)
+    # Without an incoming gradient, an open outcome changes no gradient.
+    go = guarded((go * ~unsure).to(dtype))
+    result = reference(x64, scalars64, dyn)
+    o, spikes, u_sum, count = backend.lif_forward(x, *scalars(), dyn)
+    assert_same_spikes(o, spikes, result.o, unsure)
+    assert_statistics(u_sum, count, result, unsure)
+    assert torch.equal(backend.lif_infer(x, *scalars(), dyn), o)
+    gx, gscalars = backend.lif_backward(go, x, spikes, *scalars(), kernel_dyn or dyn)
+    assert gx.dtype == dtype and gx.shape == x.shape and gscalars.dtype == torch.float32
+    again = backend.lif_backward(go, x, spikes, *scalars(), kernel_dyn or dyn)
+    assert all(map(torch.equal, again, (gx, gscalars)))
+    expected = torch.autograd.grad(result.o, (x64, *scalars64), go.double())
+    size = go.double().norm().item()
+    return distance(gx, expected[0], 1e-2 * size), distance(gscalars, torch.stack(expected[1:]), size)

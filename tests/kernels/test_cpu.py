@@ -1,5 +1,7 @@
 """The C++ kernels against autograd of the reference in float64, alone and behind batch norm, inside guarded memory."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,10 +14,12 @@ from kernels.oracle import (
     assert_statistics,
     distance,
     exact,
+    lif_errors_of,
     norm_case,
     normalise,
     reference,
     risky,
+    scalars,
 )
 
 from snnrepro.neurons import compiled, norm_ops
@@ -52,30 +56,7 @@ def name_of(dyn):
     return "-".join(map(str, dyn))
 
 
-def scalars():
-    return [torch.tensor(0.1317), torch.tensor(0.7351), torch.tensor(1 / 1.937)]
-
-
-def lif_errors(dyn, n, dtype=torch.float32, static=False, seed=0, kernel_dyn=None):
-    """Runs both; returns the relative errors of the gradients (x, scalars) and checks outputs on the way."""
-    generator = torch.Generator().manual_seed(seed)
-    x = guarded((torch.randn(1 if static else dyn.timesteps, n, generator=generator) * 1.5 + 0.5).to(dtype))
-    go = torch.randn(dyn.timesteps, n, generator=generator)
-    x64, *scalars64 = exact(x, *scalars())
-    unsure = risky(x64.detach(), *(s.detach() for s in scalars64), dyn)
-    # Without an incoming gradient, an open outcome changes no gradient.
-    go = guarded((go * ~unsure).to(dtype))
-    result = reference(x64, scalars64, dyn)
-    o, spikes, u_sum, count = compiled.lif_forward(x, *scalars(), dyn)
-    assert_same_spikes(o, spikes, result.o, unsure)
-    assert_statistics(u_sum, count, result, unsure)
-    assert torch.equal(compiled.lif_infer(x, *scalars(), dyn), o)
-    gx, gscalars = compiled.lif_backward(go, x, spikes, *scalars(), kernel_dyn or dyn)
-    assert gx.dtype == dtype and gx.shape == x.shape and gscalars.dtype == torch.float32
-    assert all(map(torch.equal, compiled.lif_backward(go, x, spikes, *scalars(), kernel_dyn or dyn), (gx, gscalars)))
-    expected = torch.autograd.grad(result.o, (x64, *scalars64), go.double())
-    size = go.double().norm().item()
-    return distance(gx, expected[0], 1e-2 * size), distance(gscalars, torch.stack(expected[1:]), size)
+lif_errors = partial(lif_errors_of, compiled)
 
 
 @pytest.mark.parametrize("dyn", RULES + WINDOWS, ids=name_of)
