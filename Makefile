@@ -26,14 +26,14 @@ train: setup  ## train the embedded default: handwritten digits, about a minute 
 	$(PYTHON) train.py $(ARGS)
 
 test: setup lint  ## set up, lint, run all tests, on all cores
-	$(PYTHON) -m pytest -n auto $(ARGS)
+	$(PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: setup  ## gate, then measure against SpikingJelly, snnTorch, eager and ReLU, 25 minutes (ARGS=--quick: 3)
 	$(PYTHON) -m pip install --quiet --upgrade-strategy only-if-needed --editable '.[dev,bench]'
 	$(PYTHON) -m scripts.bench $(ARGS)
 
 test-fast: setup  ## run the tests that take seconds
-	$(PYTHON) -m pytest -n auto -m "not slow and not dist" $(ARGS)
+	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow and not dist" $(ARGS)
 
 lint: setup  ## check style and types
 	$(PYTHON) -m ruff check .

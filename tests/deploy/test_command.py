@@ -13,7 +13,7 @@ from snnrepro.deploy import absorb, load_absorbed
 from snnrepro.norms import TdBN
 from snnrepro.runs import run_path
 
-WORDS = ["model.blocks=[2,1,1]", "model.widths=[8,8,8]", "model.stem_width=8", "epochs=2", "runtime.threads=1",
+WORDS = ["model.blocks=[2,1,1]", "model.widths=[8,8,8]", "model.stem_width=8", "epochs=3", "runtime.threads=1",
          "runtime.backend=reference", "neuron.v_threshold=0.7"]  # fmt: skip
 
 
