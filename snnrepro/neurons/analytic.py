@@ -2,8 +2,9 @@
 
 ``reference.py`` defines the forward and leaves the backward to autograd; here both are explicit, so that
 nothing but the input and one packed integer per neuron is kept between them: the backward runs the membrane
-again. Layers call the kernels; this is their blueprint in torch, and what tests hold them against. Bit t of ``spikes`` is the spike at step t (from 0); the backward takes it from there, so that it
-cannot disagree with the forward.
+again. Layers call the kernels; this is their blueprint in torch, and what tests hold them against. Bit t of
+``spikes`` is the spike at step t (from 0); the backward takes it from there, so that it cannot disagree with the
+forward.
 
 With ``carry`` = dL/du at the end of a step and d = f'(z), for t = T..1:
 

@@ -30,8 +30,8 @@ def lif(
 ) -> LIFResult:
     """Returns what ``lif_reference`` defines, computed by ``backend`` (reference, compiled or triton).
 
-    statistics: whether ``u_sum`` and ``active_count`` are asked for; without them and without gradients Triton writes
-    the outputs alone, and both are None. An ``x`` that a norm left uncomputed is normalised in the same kernel.
+    statistics: whether ``u_sum`` and ``active_count`` are asked for; without them and without gradients the kernels
+    write outputs alone, and both are None. An ``x`` that a norm left uncomputed is normalised in the same kernel.
     float64 and empty inputs are computed by the reference. Raises ValueError for an unknown option, for ``timesteps``
     below 1, and for an input with another number of steps; ConfigError for more steps than the backend holds.
     """

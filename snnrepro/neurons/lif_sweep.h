@@ -1,7 +1,7 @@
 // Around the equations of lif.cpp: what a call reads and writes, the walk over a layer's neurons, and sums over them.
 //
-// A step is `rows` runs of `run` neighbouring values. FLAT: the LIF alone, one run. With a norm in front, CHANNELS_FIRST:
-// a run is one channel of one sample, CHANNELS_LAST: a run is all channels of one position.
+// A step is `rows` runs of `run` neighbouring values. FLAT: the LIF alone, one run. With a norm in front,
+// CHANNELS_FIRST: a run is one channel of one sample, CHANNELS_LAST: a run is all channels of one position.
 
 #pragma once
 

@@ -256,3 +256,19 @@ print(len(set(os.listdir("/proc/self/task")) - before))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout.splitlines()[-1:] == [str(started)], result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_converted_to_half_precision_is_read_in_its_own_dtype(dtype):
+    """``model.to(bfloat16)`` converts the scalars and the norm's rows too, which the kernels read as float32."""
+    x = torch.randn(4, 2, 6, 3, 3, generator=torch.Generator().manual_seed(6)).to(dtype)
+    found = []
+    for backend in ("compiled", "reference"):
+        torch.manual_seed(0)
+        norm, layer = TdBN(6, eps=1e-5, momentum=0.1, scale=1.0, fused=True), make_lif(backend=backend, v_threshold=0.7)
+        norm, layer = norm.to(dtype).eval(), layer.to(dtype).eval()
+        found.append([layer(norm(x)), layer(x)])
+    for left, right in zip(*found, strict=True):
+        assert left.dtype == dtype and 0 < (left > 0).float().mean() < 1
+        assert ((left > 0) != (right > 0)).float().mean() < 0.01
