@@ -51,7 +51,7 @@ def lif_backward(
     go: Tensor, x: Tensor, spikes: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of x, and of (u_init, v_threshold, leak) as one (3,) tensor."""
-    gx, gscalars = torch.empty_like(x), torch.empty(3)
+    gx, gscalars = torch.empty_like(x), _empty(3)
     given = {"go": go, "spikes": spikes, "gx": gx, "gscalars": gscalars}
     _run(_BACKWARD, _FLAT, x, (u_init, v_threshold, leak), dyn, given)
     return gx, gscalars
@@ -75,7 +75,7 @@ def norm_lif(
     norm, shortcut_norm: mean, var, weight, bias, each (C,). rows: mean, scale, shift, invstd of each, for the backward.
     outputs_alone: returns (o,), and writes nothing else.
     """
-    rows = torch.empty(4 if shortcut_norm is None else 8, len(norm[0]))
+    rows = _empty(4 if shortcut_norm is None else 8, len(norm[0]))
     given: dict[str, Any] = {"shortcut": shortcut, "norm": norm, "shortcut_norm": shortcut_norm, "table": rows}
     layout = _CHANNELS_LAST if channels_last else _CHANNELS_FIRST
     found = _forward(y, given, u_init, v_threshold, leak, dyn, layout, eps=eps, outputs_alone=outputs_alone)
@@ -103,8 +103,8 @@ def norm_lif_gradients(
     layout, scalars = _CHANNELS_LAST if channels_last else _CHANNELS_FIRST, (u_init, v_threshold, leak)
     second = len(rows) > 4
     channels = rows.shape[1]
-    gweight, gbias, gscalars, k = (torch.empty(n) for n in (channels, channels, 3, len(rows) // 2 * channels))
-    gweight2 = torch.empty(channels) if second else None
+    gweight, gbias, gscalars, k = (_empty(n) for n in (channels, channels, 3, len(rows) // 2 * channels))
+    gweight2 = _empty(channels) if second else None
     # Only whether there is a norm counts in the backward; its numbers are in the table.
     given: dict[str, Any] = {"go": go, "spikes": spikes, "shortcut": shortcut, "table": rows, "k": k}
     given["shortcut_norm"] = (rows,) * 4 if second else None
@@ -116,6 +116,11 @@ def norm_lif_gradients(
     gy, gshortcut = torch.empty_like(y), None if shortcut is None else torch.empty_like(shortcut)
     _run(_BACKWARD, layout, y, scalars, dyn, given | {"gx": gy, "gshortcut": gshortcut})
     return gweight, gbias, gweight2, gbias.clone() if second else None, gscalars, gy, gshortcut
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    # Whatever torch's default dtype and device are.
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _forward(
@@ -130,12 +135,12 @@ def _forward(
     eps: float = 0.0,
     outputs_alone: bool = False,
 ) -> tuple[Tensor, ...]:
-    o = torch.empty((dyn.timesteps, *x.shape[1:]), dtype=x.dtype)
+    o = _empty(dyn.timesteps, *x.shape[1:], dtype=x.dtype)
     if outputs_alone:
         _run(_FORWARD, layout, x, (u_init, v_threshold, leak), dyn, given | {"o": o}, eps=eps)
         return (o,)
-    spikes = torch.empty(x.shape[1:], dtype=spikes_dtype(dyn.timesteps))
-    u_sum, active_count = torch.empty(()), torch.empty((), dtype=torch.int64)
+    spikes = _empty(*x.shape[1:], dtype=spikes_dtype(dyn.timesteps))
+    u_sum, active_count = _empty(), _empty(dtype=torch.int64)
     given = given | {"o": o, "spikes": spikes, "u_sum": u_sum, "active_count": active_count}
     _run(_FORWARD, layout, x, (u_init, v_threshold, leak), dyn, given, eps=eps)
     return o, spikes, u_sum, active_count

@@ -173,6 +173,21 @@ def test_the_last_bit_of_the_packed_spikes_is_used():
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_default_dtype_of_torch_changes_nothing():
+    x = 2 * torch.randn(4, 30, generator=torch.Generator().manual_seed(7)).requires_grad_()
+    found = []
+    for default in (torch.float32, torch.float64):
+        scalars = [torch.tensor(value, dtype=torch.float32, requires_grad=True) for value in (0.1, 0.7, 2.3)]
+        torch.set_default_dtype(default)
+        try:
+            result = lif(x, *scalars, **options("compiled"))
+            found.append((result.o, result.u_sum, *torch.autograd.grad(result.o.sum(), (x, *scalars))))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, *found)) and found[0][1] != 0
+
+
 def test_empty_and_float64_inputs_take_the_reference():
     scalars = [torch.tensor(value) for value in (0.0, 1.0, 2.0)]
     assert lif(torch.zeros(4, 0, 3), *scalars, **options("compiled")).o.shape == (4, 0, 3)
