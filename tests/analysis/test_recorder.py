@@ -6,6 +6,7 @@ import torch
 from lif_options import make_lif
 from torch import nn
 
+from snnrepro.analysis import recorder
 from snnrepro.analysis.energy import count_operations
 from snnrepro.analysis.gradients import gradient_statistics, step_cosines, step_gradients
 from snnrepro.analysis.recorder import Recorder
@@ -78,6 +79,29 @@ def test_memory_does_not_grow_with_batches():
         for _ in range(5):
             model(torch.randn(8, 1, 8, 8), 4)
     assert sizes == [sum(c.numel() for c in layer.counts.values()) for layer in recorder.layers.values()]
+
+
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+def test_windows_of_few_samples_make_the_same_record(backend, monkeypatch):
+    model = network(f"runtime.backend={backend}")
+    x = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found, parts = [], []
+    for values in (recorder.VALUES_AT_A_TIME, 5 * 4 * 4 * 64):
+        monkeypatch.setattr(recorder, "VALUES_AT_A_TIME", values)
+        with torch.no_grad(), Recorder(model, 4) as watched:
+            model(x, 4)
+        found.append(watched.results())
+        parts.append(len(list(recorder.windows(model.sn1, torch.zeros(1, 12, 4, 8, 8), 4))))
+    assert parts == [1, 3]
+    assert "potential" in found[0]["sn1"]
+    for name, whole in found[0].items():
+        assert whole.keys() == found[1][name].keys()
+        for quantity in whole.keys() & set(recorder.QUANTITIES):
+            assert found[1][name][quantity]["edges"] == whole[quantity]["edges"]
+            # Potentials of a fused layer are rounded anew, and one may end up in the bin beside its own.
+            assert np.abs(np.subtract(found[1][name][quantity]["counts"], whole[quantity]["counts"])).sum() <= 2
+            assert found[1][name][quantity]["mean"] == pytest.approx(whole[quantity]["mean"], rel=1e-5, abs=1e-6)
+        assert found[1][name]["firing_rate"] == whole["firing_rate"] and found[1][name]["active"] == whole["active"]
 
 
 def batch(seed=0):
