@@ -110,7 +110,7 @@ def test_control_a_wrong_conversion_shows(wrong):
         ({"surrogate_disable": True}, "surrogate_disable"),
         ({"threshold": -1.0}, "v_threshold=-1"),
     ],
-    ids=str,
+    ids=range(1, 11),
 )
 def test_what_has_no_equal_is_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
