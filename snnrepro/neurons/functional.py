@@ -95,10 +95,18 @@ def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
     return backend != "reference" and same and fits and x.weight.dtype == torch.float32
 
 
+def _one_kind(x: NormalisedCurrent, shortcut: NormalisedCurrent) -> bool:
+    """Returns whether one kernel can normalise both: it knows one eps, and one origin of the statistics."""
+    alike = x.eps == shortcut.eps and x.batch_stats == shortcut.batch_stats
+    return alike and x.weight.dtype == shortcut.weight.dtype
+
+
 def _norm_lif(
     x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, backend: str, outputs_alone: bool
 ) -> LIFResult:
     shortcut = x.shortcut
+    if isinstance(shortcut, NormalisedCurrent) and not _one_kind(x, shortcut):
+        shortcut = shortcut.tensor()
     channels_last = not x.y.is_contiguous() and x.y.permute(0, 1, 3, 4, 2).is_contiguous()
 
     def norm(current: NormalisedCurrent) -> tuple[Tensor, ...]:

@@ -287,3 +287,19 @@ def test_a_network_converted_to_half_precision_is_read_in_its_own_dtype(dtype):
     for left, right in zip(*found, strict=True):
         assert left.dtype == dtype and 0 < (left > 0).float().mean() < 1
         assert ((left > 0) != (right > 0)).float().mean() < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [True, False], ids=["statistics that are frozen", "another eps"])
+def test_a_shortcut_with_a_norm_of_another_kind_keeps_its_own(frozen):
+    """One kernel has one eps and one origin of statistics: such a shortcut is normalised before it."""
+    x, added = torch.randn(2, 4, 3, 6, 4, 4, generator=torch.Generator().manual_seed(8))
+    found = []
+    for backend in ("compiled", "reference"):
+        norm = TdBN(6, eps=1e-5, momentum=0.1, scale=1.0, fused=True)
+        second = TdBN(6, eps=1e-5 if frozen else 0.5, momentum=0.1, scale=1.0, fused=True).train(not frozen)
+        y = added.clone().requires_grad_()
+        o = make_lif(backend=backend, v_threshold=0.7)(norm(x) + second(y))
+        found.append((o, *torch.autograd.grad(o.square().sum(), (y, second.weight))))
+    assert (found[1][0] > 0).any()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
