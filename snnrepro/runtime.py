@@ -72,7 +72,8 @@ def set_up(runtime: RuntimeConfig, seed: int) -> torch.device:
     torch.set_num_threads(runtime.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here))
     # cuBLAS reads this when it is first used; without it the deterministic switch below would refuse matmuls.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(runtime.deterministic)
+    # The same switch as use_deterministic_algorithms, which also imports Inductor: 2 s that no run here needs.
+    torch.set_deterministic_debug_mode("error" if runtime.deterministic else "default")
     # Every tensor here is written before it is read; filling each one first would cost 4 % of a small step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not runtime.deterministic
