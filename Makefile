@@ -43,7 +43,7 @@ lint: setup  ## check style and types
 $(ALL): setup  ## plan, run and render a table of the paper (SCALE=mini: embedded data, minutes)
 	$(PYTHON) -m snnrepro table $@ --scale $(SCALE) $(ARGS)
 
-plan: setup  ## runs and hours that tables still need (SCALE=mini TABLES="1 2 10"; all without TABLES)
+plan: setup  ## runs and hours that are still needed (SCALE=mini TABLES="1 2 10 claims figures", or all)
 	$(PYTHON) -m snnrepro plan $(TABLES) --scale $(SCALE) $(ARGS)
 
 claims: setup  ## judge the paper's claims by our runs, which are made where missing (SCALE=mini)

@@ -7,7 +7,7 @@ from typing import Any
 from snnrepro import io
 from snnrepro.analysis.claims import OURS, Verdict, judge
 from snnrepro.analysis.claims_paper import PAPER
-from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, names_like, paper_numbers
+from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, jobs_of_claims, paper_numbers
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import run_jobs
 
@@ -25,7 +25,7 @@ def main(words: list[str]) -> int:
         raise ConfigError(f"--only {unknown[0]}: no such claim; they are c1 to c{len(known)}")
     jobs = Jobs(args.scale, extra)
     if args.run:
-        needed = [jobs[name, seed] for name in _needed(only) for seed in claims_file()["seeds"]]
+        needed = jobs_of_claims(jobs, only)
         run_jobs(needed)
         failed = [job for job in needed if job.status in ("failed", "stopped")]
         if failed:
@@ -39,12 +39,6 @@ def main(words: list[str]) -> int:
     print(text)
     print(f"written: {output}/claims_{args.scale}.md")
     return 0
-
-
-def _needed(only: set[str]) -> list[str]:
-    """Returns the names of the runs that the claims ask for, in the order of the file."""
-    patterns = [pattern for claim in claims_file()["claims"] if claim["id"] in only for pattern in claim["needs"]]
-    return names_like(patterns)
 
 
 def _row(claim: dict[str, Any], jobs: Jobs) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -49,6 +49,14 @@ def named_runs(scale: str = "mini") -> dict[str, list[str]]:
     return runs
 
 
+# The runs of figures besides those of the claims; ``snnrepro figure --run`` makes them, seed 0.
+OF_FIGURES = {
+    "12": ["base_dvs"],
+    "15": ["shape_arctan_*", "shape_sigmoid_*"],
+    "16": ["shape_rectangular_*_tau*", "shape_triangular_*_tau*"],
+}
+
+
 def names_like(patterns: Collection[str], scale: str = "mini") -> list[str]:
     """Returns the names of runs that match one of the patterns, in the order of the file."""
     return [name for name in named_runs(scale) if any(fnmatchcase(name, pattern) for pattern in patterns)]
@@ -77,17 +85,31 @@ class Jobs:
         return Job([*words, f"seed={seed}"], replace(self._composed[name], seed=seed))
 
 
+def jobs_of_claims(jobs: Jobs, only: Collection[str] | None = None) -> list[Job]:
+    """Returns the jobs that the claims with these ids ask for, or all claims, each run once."""
+    claims = [claim for claim in claims_file()["claims"] if only is None or claim["id"] in only]
+    names = names_like([pattern for claim in claims for pattern in claim["needs"]], jobs.scale)
+    return _distinct(jobs[name, seed] for name in names for seed in claims_file()["seeds"])
+
+
+def jobs_of_figures(jobs: Jobs, numbers: Collection[str] | None = None) -> list[Job]:
+    """Returns the jobs that these figures ask for, or all, besides those of the claims; each run once."""
+    patterns = [
+        pattern for number, wanted in OF_FIGURES.items() if numbers is None or number in numbers for pattern in wanted
+    ]
+    return _distinct(jobs[name, 0] for name in names_like(patterns, jobs.scale))
+
+
+def _distinct(jobs: Iterable[Job]) -> list[Job]:
+    return list({job.path: job for job in jobs}.values())
+
+
 @dataclass
 class Runs:
     """The evidence of one seed; raises MissingRun where a run does not exist."""
 
     jobs: Jobs
     seed: int
-
-    def missing(self, patterns: Sequence[str]) -> list[Job]:
-        """Returns the jobs without a record among the runs with these names, patterns allowed; each run once."""
-        jobs = [self.jobs[name, self.seed] for name in names_like(patterns, self.jobs.scale)]
-        return list({job.path: job for job in jobs if read_record(job.path) is None}.values())
 
     def _record(self, run: str) -> dict[str, Any]:
         record = read_record(self.jobs[run, self.seed].path)

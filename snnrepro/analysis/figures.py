@@ -9,7 +9,7 @@ from typing import Any
 from snnrepro import io
 from snnrepro.analysis import plots, simulation
 from snnrepro.analysis.claims import mean_cosines, sparsity_curve
-from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, paper_numbers
+from snnrepro.analysis.evidence import OF_FIGURES, Jobs, MissingRun, Runs, jobs_of_figures, paper_numbers
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.jobs import run_jobs
 
@@ -93,14 +93,6 @@ FIGURES: dict[str, tuple[str, Callable[[Runs], Any], Callable, tuple[float, floa
 }  # fmt: skip
 
 
-# The runs of figures that no claim asks for; ``--run`` makes them, seed 0.
-OWN_RUNS = {
-    "12": ["base_dvs"],
-    "15": ["shape_arctan_*", "shape_sigmoid_*"],
-    "16": ["shape_rectangular_*_tau*", "shape_triangular_*_tau*"],
-}
-
-
 def main(words: list[str]) -> int:
     """Draws the figures asked for, prints their files, and returns the exit code.
 
@@ -117,12 +109,12 @@ def main(words: list[str]) -> int:
     evidence, folder = Runs(jobs, 0), jobs.output / "figures"
     chosen = list(FIGURES) if args.number == "all" else [args.number]
     if args.run:
-        run_jobs(evidence.missing([name for number in chosen for name in OWN_RUNS.get(number, [])]))
+        run_jobs(jobs_of_figures(jobs, chosen))
     for number in chosen:
         try:
             print(f"{draw(number, evidence, folder, args.scale)}: {FIGURES[number][0]}")
         except MissingRun as run:
-            command = f"figure {number}" if number in OWN_RUNS else "claims"
+            command = f"figure {number}" if number in OF_FIGURES else "claims"
             message = f"figure {number}: run {run} is missing; snnrepro {command} --scale {args.scale} --run makes it"
             if args.number != "all":
                 raise StorageError(message) from None

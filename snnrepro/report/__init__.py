@@ -34,13 +34,13 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError("--check compares a file with the stored table; name it: --readme README.md")
         return _check(table, args.scale, Path(compose_run(extra).runtime.output_dir), quoted)
     cells = expand(table, args.scale, extra)
-    missing = missing_jobs(cells)
+    missing = missing_jobs(distinct_jobs(cells))
     _print_plan(table, args.scale, cells, missing, commands=args.plan)
     if args.plan:
         return 0
     if missing:
         _run(table, args.scale, cells, missing, extra)
-        missing = missing_jobs(cells)
+        missing = missing_jobs(missing)
     filled = _write(table, args.scale, cells, extra)
     if quoted:
         readme.update(quoted, table.name, args.scale, render.markdown(filled))

@@ -1,13 +1,14 @@
-"""``snnrepro plan``: what tables still need, in runs and hours, before anything is started."""
+"""``snnrepro plan``: what tables, claims and figures still need, in runs and hours, before anything is started."""
 
 import argparse
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from snnrepro import io
+from snnrepro.analysis.evidence import Jobs, jobs_of_claims, jobs_of_figures
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError
 from snnrepro.jobs import Job, parallelism
@@ -20,30 +21,33 @@ _MACS = {"resnet19": (2.21, 32), "cnn7": (0.267, 48), "resnet34": (3.66, 224), "
 _DATA = {"cifar10": (50_000, 32), "cifar100": (50_000, 32), "dvs_cifar10": (9_000, 48), "imagenet": (1_281_167, 224)}
 # Operations per second that training is taken to reach on an RTX 3090; 8 to 22 are plausible.
 _SPEED = 15e12
+# What needs runs besides the tables.
+_OTHERS: dict[str, Callable[[Jobs], list[Job]]] = {"claims": jobs_of_claims, "figures": jobs_of_figures}
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints the plan of the tables named, or of all, and returns 0. Raises ConfigError for unknown ones."""
-    parser = argparse.ArgumentParser(prog="snnrepro plan", description="Runs and hours that tables still need.")
-    parser.add_argument("tables", nargs="*", help="such as 1 2 10, or table1; all where none is named")
+    """Prints the plan of what is named, or of everything, and returns 0. Raises ConfigError for unknown names."""
+    parser = argparse.ArgumentParser(prog="snnrepro plan", description="Runs and hours that are still needed.")
+    parser.add_argument("tables", nargs="*", help="such as 1 2 10, table1, claims, figures; all where none is named")
     parser.add_argument("--scale", choices=SCALES, default="paper")
     args = parser.parse_intermixed_args([word for word in words if "=" not in word])
     extra = [word for word in words if "=" in word]
-    chosen = [f"table{name}" if name.isdigit() else name for name in args.tables] or names()
-    if unknown := [name for name in chosen if name not in names()]:
-        raise ConfigError(f"{unknown[0]}: no such table; there are {', '.join(names())}")
+    known = [*names(), *_OTHERS]
+    chosen = [f"table{name}" if name.isdigit() else name for name in args.tables] or known
+    if unknown := [name for name in chosen if name not in known]:
+        raise ConfigError(f"{unknown[0]}: no such table; there are {', '.join(known)}")
     print(render(chosen, args.scale, extra), end="")
     return 0
 
 
 def render(chosen: Iterable[str], scale: str, extra: Sequence[str]) -> str:
-    """Returns the plan as text: a line per table, the sum with shared runs counted once, and how to spread it."""
-    lines = [f"{'table':10}{'runs':>6}{'done':>6}{'left':>6}   hours left"]
+    """Returns the plan as text: a line per part, the sum with shared runs counted once, and how to spread it."""
+    lines = [f"{'part':10}{'runs':>6}{'done':>6}{'left':>6}   hours left"]
     everything: dict[str, Job] = {}
     left: dict[str, Job] = {}
     for name in chosen:
-        cells = expand(load(name), scale, extra)
-        jobs, missing = distinct_jobs(cells), missing_jobs(cells)
+        jobs = _OTHERS[name](Jobs(scale, extra)) if name in _OTHERS else distinct_jobs(expand(load(name), scale, extra))
+        missing = missing_jobs(jobs)
         everything |= {job.path.name: job for job in jobs}
         left |= {job.path.name: job for job in missing}
         lines.append(f"{name:10}{len(jobs):6}{len(jobs) - len(missing):6}{len(missing):6}   {_hours(missing)}")
@@ -54,8 +58,8 @@ def render(chosen: Iterable[str], scale: str, extra: Sequence[str]) -> str:
         at_once = parallelism(next(iter(left.values())).run)[0]
         lines += [
             "",
-            "Hours are those of one run after the other; runs that tables share count once.",
-            f"This machine: make TABLE SCALE={scale} runs {at_once} at a time and goes on where it was stopped.",
+            "Hours are those of one run after the other; together counts runs that are shared once.",
+            f"This machine: make reproduce SCALE={scale} runs {at_once} at a time and goes on where it was stopped.",
             "Several GPUs: runtime.processes=N, or torchrun, for each run; several machines that share",
             "runtime.output_dir: one table on each, since runs are found by their id.",
         ]

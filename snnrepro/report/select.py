@@ -1,7 +1,7 @@
 """From a table to its runs, and from their records to the values of its cells."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,11 +151,6 @@ def _value(record: Mapping[str, Any], metric: str) -> float:
     return float(value)
 
 
-def missing_jobs(cells: Sequence[Cell]) -> list[Job]:
-    """Returns the runs without a record. Raises StorageError where a record is damaged."""
-    missing: dict[str, Job] = {}
-    for cell in cells:
-        for id, job in cell.jobs.items():
-            if outcome(id, job, None).status == "missing":
-                missing[id] = job
-    return list(missing.values())
+def missing_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """Returns those of the runs that have no record. Raises StorageError where a record is damaged."""
+    return [job for job in jobs if outcome(run_id(job.run), job, None).status == "missing"]

@@ -3,7 +3,7 @@
 import pytest
 
 from snnrepro.analysis import figures
-from snnrepro.analysis.evidence import Jobs, Runs, named_runs
+from snnrepro.analysis.evidence import Jobs, Runs, jobs_of_figures, named_runs, names_like
 from snnrepro.analysis.figures import FIGURES, main
 from snnrepro.errors import ConfigError, StorageError
 
@@ -45,13 +45,12 @@ def test_grids_of_initial_values_ask_for_runs_that_have_a_name(number, tmp_path,
 
 
 def test_runs_of_figures_are_made_once(tmp_path, monkeypatch):
-    evidence = Runs(Jobs("mini", [f"runtime.output_dir={tmp_path}"]), 0)
-    # At V_thr = 1 and tau = 2 a shape's two sweeps are one run.
-    alone = [len(evidence.missing([f"shape_arctan_*_{kind}*"])) for kind in ("v", "tau")]
-    assert alone == [18, 18] and len(evidence.missing(["shape_arctan_*"])) == 30
-    assert {job.path for job in evidence.missing(["shape_rectangular_*_tau2.0"])} == {
-        job.path for job in evidence.missing(["trained_*_1.0"])
-    }
+    jobs = Jobs("mini", [f"runtime.output_dir={tmp_path}"])
+    # At V_thr = 1 and tau = 2 a shape's two sweeps are one run, and for the rectangle it is one of Fig. 9.
+    assert [len(jobs_of_figures(jobs, number)) for number in (["12"], ["15"], ["16"])] == [1, 60, 36]
+    assert len(jobs_of_figures(jobs)) == 97
+    of_fig9 = {jobs[name, 0].path for name in names_like(["trained_*_1.0"])}
+    assert len(of_fig9 & {job.path for job in jobs_of_figures(jobs, ["16"])}) == 6
     started = []
     monkeypatch.setattr(figures, "run_jobs", started.extend)
     with pytest.raises(StorageError, match="figure 12: run base_dvs is missing; snnrepro figure 12 --scale mini --run"):

@@ -58,3 +58,13 @@ def test_paper_scale_is_estimated_from_operations(tmp_path, capsys):
 def test_an_unknown_table_is_named(capsys):
     assert main(["plan", "1", "99"]) == 2
     assert capsys.readouterr().err.startswith("error: table99: no such table; there are table1,")
+
+
+def test_claims_and_figures_are_planned_too(tmp_path, capsys):
+    assert main(["plan", "10", "claims", "figures", "--scale", "mini", f"runtime.output_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    (ten, _), (claims, _), (own, _), (together, _) = (
+        numbers(out, f"{name} ") for name in ("table10", "claims", "figures", "together")
+    )
+    # The claims need all of Table 10, three seeds; Figs 12, 15, 16 add 97 runs, of which claims share 6.
+    assert ten[0] == 78 and own[0] == 97 and together[0] == claims[0] + 91

@@ -163,10 +163,10 @@ def test_a_truncated_record_is_refused_naming_the_file(run, record, text: str):
 def test_missing_jobs_are_those_without_record(small, words, record):
     cells = expand(small, "mini", words)
     jobs = distinct_jobs(cells)
-    assert len(missing_jobs(cells)) == len(jobs) == 9
+    assert len(missing_jobs(jobs)) == len(jobs) == 9
     record(jobs[0])
     record(jobs[4], None)
-    assert [run_id(job.run) for job in missing_jobs(cells)] == [
+    assert [run_id(job.run) for job in missing_jobs(jobs)] == [
         run_id(job.run) for i, job in enumerate(jobs) if i not in (0, 4)
     ]
     assert json.loads((jobs[0].path / "record.json").read_text())["status"] == "done"
