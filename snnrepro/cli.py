@@ -25,7 +25,7 @@ USAGE = """usage: snnrepro COMMAND ...
   claims --scale mini|paper [--run]               the paper's claims on our runs: supported, contradicted, inconclusive
   figure N|all --scale mini|paper                 figures of the paper from our runs, its values beside them
   table NAME --scale mini|paper                   plan, run and render a table of the paper
-  plan [PART ...] --scale mini|paper               runs and hours that are still needed
+  plan [PART ...] --scale mini|paper              runs and hours that are still needed
   report --scale mini|paper                       tables, claims and figures that exist, on one HTML page
   doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
   data check|prepare|preview NAME [KEY=VALUE ...] read a dataset as a run would; download it; a picture of frames

@@ -18,15 +18,15 @@ template <Layout L> ALWAYS Vec per_channel(const Call& c, const float* values, i
   return load(values + column, n);
 }
 
-// The current of a vector of neurons, n from `at` on in every step.
-template <Layout L> struct Current {
+// The current of W vectors of neurons, n from at[w] on in every step.
+template <Layout L, int W> struct Current {
   const Call& c;
-  int64_t row, column, at;
+  int64_t row, column, at[W];
   int n;
   Vec scale[2], shift[2];
 
-  ALWAYS Current(const Call& c, int64_t row, int64_t column, int n)
-      : c(c), row(row), column(column), at(row * c.run + column), n(n) {
+  ALWAYS Current(const Call& c, int64_t row, int64_t column, int n) : c(c), row(row), column(column), n(n) {
+    for (int w = 0; w < W; ++w) at[w] = row * c.run + column + w * (L == CHANNELS_LAST ? c.run : LANES);
     if constexpr (L != FLAT)
       for (int i = 0; i < c.norms(); ++i) {
         scale[i] = of(c.table, 4 * i + 1);
@@ -36,13 +36,14 @@ template <Layout L> struct Current {
   ALWAYS Vec of(const float* table, int at_row) const {
     return per_channel<L>(c, table + at_row * c.channels, row, column, n);
   }
-  ALWAYS Vec read(const Value* from, int t) const { return load(from + (c.constant ? 0 : t * c.size()) + at, n); }
-  ALWAYS Vec operator()(int t) const {
-    Vec x = read(c.x, t);
+  ALWAYS int64_t of_step(int t, int w) const { return t * c.size() + at[w]; }
+  ALWAYS Vec read(const Value* from, int t, int w) const { return load(from + of_step(c.constant ? 0 : t, w), n); }
+  ALWAYS Vec operator()(int t, int w) const {
+    Vec x = read(c.x, t, w);
     if constexpr (L != FLAT) {
       x = x * scale[0] + shift[0];
       if (c.shortcut) {
-        const Vec added = read(c.shortcut, t);
+        const Vec added = read(c.shortcut, t, w);
         x = x + (c.norms() == 2 ? added * scale[1] + shift[1] : added);
       }
     }
@@ -54,22 +55,26 @@ ALWAYS Vec reset(Vec m, Vec s, Vec v) { return RESET == SOFT ? m - v * s : m * (
 
 template <Layout L> void forward_part(Call c, int thread, int threads, Active& active) {
   const Vec u_init = splat(*c.u_init), v = splat(*c.v_threshold), leak = splat(*c.leak);
-  sweep<L>(c, thread, threads, [&](int64_t row, int64_t column, int n) INLINED {
-    const Current<L> current(c, row, column, n);
-    Vec u = u_init;
-    Ints bits{};
-    UNROLL for (int t = 0; t < T; ++t) {
-      const Vec m = u + leak * (current(t) - u);
+  sweep<L>(c, thread, threads, [&](auto width, int64_t row, int64_t column, int n) INLINED {
+    constexpr int W = width;
+    const Current<L, W> current(c, row, column, n);
+    Vec u[W];
+    Ints bits[W] = {};
+    UNROLL for (int w = 0; w < W; ++w) u[w] = u_init;
+    UNROLL for (int t = 0; t < T; ++t) UNROLL for (int w = 0; w < W; ++w) {
+      const Vec m = u[w] + leak * (current(t, w) - u[w]);
       const Ints fires = (m >= v) & first_lanes(n);
       const Vec s = select(fires, splat(1), Vec{});
-      u = reset(m, s, v);
-      bits |= fires & bit_of_step(t);
-      store(c.o + t * c.size() + current.at, FAMILY == TRSG ? v * s : s, n);
+      u[w] = reset(m, s, v);
+      bits[w] |= fires & bit_of_step(t);
+      store(c.o + current.of_step(t, w), FAMILY == TRSG ? v * s : s, n);
     }
     if (!c.spikes) return;
-    store(c.spikes + current.at, bits, n);
-    active.u.add(select(bits != 0, u, Vec{}));
-    active.count.add(select(bits != 0, splat(1), Vec{}));
+    UNROLL for (int w = 0; w < W; ++w) {
+      store(c.spikes + current.at[w], bits[w], n);
+      active.u.add(select(bits[w] != 0, u[w], Vec{}));
+      active.count.add(select(bits[w] != 0, splat(1), Vec{}));
+    }
   }, [](int64_t) INLINED {});
 }
 
@@ -99,39 +104,46 @@ template <Layout L> void forward(const Call& c) {
 
 // Writes dL/dx of every step into g, their sum into g[0] where the current is constant, and adds to the scalars'
 // gradients where asked for. For the equations see analytic.py.
-template <Layout L> ALWAYS void gradients(const Call& c, const Current<L>& current, Vec (&g)[T], Scalars* scalars) {
+template <Layout L, int W>
+ALWAYS void gradients(const Call& c, const Current<L, W>& current, Vec (&g)[T][W], Scalars* scalars) {
   const Vec v = splat(*c.v_threshold), leak = splat(*c.leak);
   // Finite, because 0 times infinity is not 0.
   const Vec inverse = splat(std::min(1 / *c.v_threshold, std::numeric_limits<float>::max()));
   const Surrogate derivative(c.gamma);
-  const Ints bits = load_ints(c.spikes + current.at, current.n);
-  Vec drive[T], m[T], u = splat(*c.u_init);
-  UNROLL for (int t = 0; t < T; ++t) {
-    drive[t] = current(t) - u;
-    m[t] = u + leak * drive[t];
-    u = reset(m[t], bit(bits, t), v);
+  Ints bits[W];
+  Vec drive[T][W], m[T][W], u[W], carry[W] = {}, grad_v{}, grad_leak{};
+  UNROLL for (int w = 0; w < W; ++w) {
+    bits[w] = load_ints(c.spikes + current.at[w], current.n);
+    u[w] = splat(*c.u_init);
   }
-  Vec carry{}, grad_v{}, grad_leak{};
-  UNROLL for (int t = T - 1; t >= 0; --t) {
-    const Vec go = load(c.go + t * c.size() + current.at, current.n), s = bit(bits, t), relative = m[t] * inverse;
+  UNROLL for (int t = 0; t < T; ++t) UNROLL for (int w = 0; w < W; ++w) {
+    drive[t][w] = current(t, w) - u[w];
+    m[t][w] = u[w] + leak * drive[t][w];
+    u[w] = reset(m[t][w], bit(bits[w], t), v);
+  }
+  UNROLL for (int t = T - 1; t >= 0; --t) UNROLL for (int w = 0; w < W; ++w) {
+    const Vec go = load(c.go + current.of_step(t, w), current.n), s = bit(bits[w], t), relative = m[t][w] * inverse;
     Vec q = FAMILY == TRSG ? v * go : go;
-    if (!DETACH) q = q - carry * (RESET == SOFT ? v : m[t]);
-    const Vec qd = q * (FAMILY == AS_SG ? derivative(m[t] - v) : derivative(relative - 1) * inverse);
+    if (!DETACH) q = q - carry[w] * (RESET == SOFT ? v : m[t][w]);
+    const Vec qd = q * (FAMILY == AS_SG ? derivative(m[t][w] - v) : derivative(relative - 1) * inverse);
     // dz/dv is -1 for as_sg and -m / v**2 otherwise; qd carries one of the two divisions already.
     grad_v = grad_v - (FAMILY == AS_SG ? qd : qd * relative);
-    if (RESET == SOFT && !DETACH) grad_v = grad_v - carry * s;
+    if (RESET == SOFT && !DETACH) grad_v = grad_v - carry[w] * s;
     if (FAMILY == TRSG) grad_v = grad_v + go * s;
-    const Vec grad_m = qd + (RESET == SOFT ? carry : carry * (1 - s));
-    grad_leak = grad_leak + grad_m * drive[t];
-    g[t] = leak * grad_m;
-    carry = (1 - leak) * grad_m;
+    const Vec grad_m = qd + (RESET == SOFT ? carry[w] : carry[w] * (1 - s));
+    grad_leak = grad_leak + grad_m * drive[t][w];
+    g[t][w] = leak * grad_m;
+    carry[w] = (1 - leak) * grad_m;
   }
-  if (c.constant) {
-    UNROLL for (int t = 1; t < T; ++t) g[0] = g[0] + g[t];
+  UNROLL for (int w = 0; w < W; ++w) {
+    if (c.constant) {
+      UNROLL for (int t = 1; t < T; ++t) g[0][w] = g[0][w] + g[t][w];
+    }
+    if (w > 0) carry[0] = carry[0] + carry[w];
   }
   if (scalars) {
     const Ints lanes = first_lanes(current.n);
-    scalars->u_init.add(select(lanes, carry, Vec{}));
+    scalars->u_init.add(select(lanes, carry[0], Vec{}));
     scalars->v_threshold.add(select(lanes, grad_v, Vec{}));
     scalars->leak.add(select(lanes, grad_leak, Vec{}));
   }
@@ -139,19 +151,24 @@ template <Layout L> ALWAYS void gradients(const Call& c, const Current<L>& curre
 
 template <Layout L> void reduce_part(Call c, int thread, int threads, Reduced& sums) {
   const int steps = c.constant ? 1 : T;
-  sweep<L>(c, thread, threads, [&](int64_t row, int64_t column, int n) INLINED {
-    const Current<L> current(c, row, column, n);
-    Vec g[T], parts[3] = {};
-    gradients<L>(c, current, g, &sums.scalars);
+  sweep<L>(c, thread, threads, [&](auto width, int64_t row, int64_t column, int n) INLINED {
+    constexpr int W = width;
+    const Current<L, W> current(c, row, column, n);
+    Vec g[T][W], parts[3] = {};
+    gradients<L, W>(c, current, g, &sums.scalars);
     const Vec mean = current.of(c.table, 0);
     UNROLL for (int t = 0; t < T; ++t) {
       if (t == steps) break;
-      parts[0] = parts[0] + g[t];
-      parts[1] = parts[1] + g[t] * (current.read(c.x, t) - mean);
+      UNROLL for (int w = 0; w < W; ++w) {
+        parts[0] = parts[0] + g[t][w];
+        parts[1] = parts[1] + g[t][w] * (current.read(c.x, t, w) - mean);
+      }
     }
     if (c.norms() == 2) {
       const Vec added_mean = current.of(c.table, 4);
-      for (int t = 0; t < steps; ++t) parts[2] = parts[2] + g[t] * (current.read(c.shortcut, t) - added_mean);
+      for (int t = 0; t < steps; ++t)
+        for (int w = 0; w < W; ++w)
+          parts[2] = parts[2] + g[t][w] * (current.read(c.shortcut, t, w) - added_mean);
     }
     for (int i = 0; i <= c.norms(); ++i)
       sums.channels.add(i, L == CHANNELS_LAST ? column : 0, select(first_lanes(n), parts[i], Vec{}));
@@ -179,8 +196,8 @@ template <Layout L> void reduce(const Call& c) {
 }
 
 // Writes the gradient of one addend of the current: g, or with norm i scale * g + k1 * (y - mean) + k0.
-template <Layout L> ALWAYS void write_gradient(const Call& c, const Current<L>& current, const Vec (&g)[T], Value* to,
-                                               const Value* from, int i, bool normed) {
+template <Layout L, int W> ALWAYS void write_gradient(const Call& c, const Current<L, W>& current, const Vec (&g)[T][W],
+                                                      Value* to, const Value* from, int i, bool normed) {
   Vec mean{}, k1{}, k0{};
   if (normed) {
     mean = current.of(c.table, 4 * i);
@@ -189,19 +206,22 @@ template <Layout L> ALWAYS void write_gradient(const Call& c, const Current<L>& 
   }
   UNROLL for (int t = 0; t < T; ++t) {
     if (t > 0 && c.constant) break;
-    const Vec gradient =
-        normed ? g[t] * current.scale[i] + ((current.read(from, t) - mean) * k1 + k0) : g[t];
-    store(to + t * c.size() + current.at, gradient, current.n);
+    UNROLL for (int w = 0; w < W; ++w) {
+      Vec gradient = g[t][w];
+      if (normed) gradient = gradient * current.scale[i] + ((current.read(from, t, w) - mean) * k1 + k0);
+      store(to + current.of_step(t, w), gradient, current.n);
+    }
   }
 }
 
 template <Layout L> void backward_part(Call c, int thread, int threads, Scalars& scalars) {
-  sweep<L>(c, thread, threads, [&](int64_t row, int64_t column, int n) INLINED {
-    const Current<L> current(c, row, column, n);
-    Vec g[T];
-    gradients<L>(c, current, g, L == FLAT ? &scalars : nullptr);
-    write_gradient<L>(c, current, g, c.gx, c.x, 0, L != FLAT);
-    if (c.gshortcut) write_gradient<L>(c, current, g, c.gshortcut, c.shortcut, 1, c.norms() == 2);
+  sweep<L>(c, thread, threads, [&](auto width, int64_t row, int64_t column, int n) INLINED {
+    constexpr int W = width;
+    const Current<L, W> current(c, row, column, n);
+    Vec g[T][W];
+    gradients<L, W>(c, current, g, L == FLAT ? &scalars : nullptr);
+    write_gradient<L, W>(c, current, g, c.gx, c.x, 0, L != FLAT);
+    if (c.gshortcut) write_gradient<L, W>(c, current, g, c.gshortcut, c.shortcut, 1, c.norms() == 2);
   }, [](int64_t) INLINED {});
 }
 

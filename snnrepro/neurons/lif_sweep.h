@@ -42,18 +42,39 @@ struct Call {
   int norms() const { return shortcut_norm[0] ? 2 : 1; }
 };
 
-// Calls body(row, column, n) for every vector of a thread's part, n values from there on, and end(row) after every run.
+// So many vectors go through the equations side by side: each waits for its own step before, not for the other's.
+template <int N> using Width = std::integral_constant<int, N>;
+
+// Calls body(width, row, column, n) for every vector of a thread's part, n values from there on, or for a pair of them
+// with the same channels: neighbours in their run, or in CHANNELS_LAST of neighbouring runs. end(row) ends every run.
 template <Layout L, class Body, class End>
 ALWAYS void sweep(const Call& c, int thread, int threads, Body body, End end) {
+  // Whole vectors apart from the last one, so that the compiler need not think of a part of one in each.
+  const auto along = [&](auto width, int64_t row, int64_t i, int64_t last) INLINED {
+    for (; i + LANES <= last; i += LANES) body(width, row, i, LANES);
+    if (i < last) body(width, row, i, int(last - i));
+  };
+  const auto in_pairs = [&](int64_t row, int64_t i, int64_t last) INLINED {
+    for (; i + 2 * LANES <= last; i += 2 * LANES) body(Width<2>{}, row, i, LANES);
+    along(Width<1>{}, row, i, last);
+  };
   if constexpr (L == FLAT) {
     const int64_t vectors = (c.run + LANES - 1) / LANES;
-    for (int64_t i = vectors * thread / threads; i < vectors * (thread + 1) / threads; ++i)
-      body(0, i * LANES, int(std::min<int64_t>(LANES, c.run - i * LANES)));
-  } else {
-    for (int64_t row = c.rows * thread / threads; row < c.rows * (thread + 1) / threads; ++row) {
-      for (int64_t i = 0; i < c.run; i += LANES) body(row, i, int(std::min<int64_t>(LANES, c.run - i)));
+    const auto start = [&](int t) { return std::min(c.run, vectors * t / threads * LANES); };
+    in_pairs(0, start(thread), start(thread + 1));
+    return;
+  }
+  int64_t row = c.rows * thread / threads;
+  const int64_t last = c.rows * (thread + 1) / threads;
+  if constexpr (L == CHANNELS_LAST)
+    for (; row + 2 <= last; row += 2) {
+      along(Width<2>{}, row, 0, c.run);
       end(row);
+      end(row + 1);
     }
+  for (; row < last; ++row) {
+    in_pairs(row, 0, c.run);
+    end(row);
   }
 }
 

@@ -1,8 +1,11 @@
 """Damaged checkpoints, full disks, sweeps that are stopped: what is lost is at most the current step."""
 
+import os
 import resource
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from conftest import command, env
@@ -104,3 +107,23 @@ def test_a_stopped_sweep_goes_on_where_it_was(number, tiny, tmp_path):
         lines = (path / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == 25, "no epoch is missing or written twice"
         assert record is None or record == read_record(path), "a finished run is not trained again"
+
+
+@pytest.mark.slow
+def test_without_the_server_that_forks_its_jobs_a_sweep_ends_and_goes_on(tiny):
+    words = ["-m", *tiny, "epochs=25", "dataset.samples=400", "seed=0,1"]
+    process = subprocess.Popen(
+        command("train", *words), env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    runs = [run_path(compose_run([*words[1:-1], f"seed={seed}"])) for seed in range(2)]
+    while not any((run / "metrics.jsonl").exists() for run in runs):
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (server,) = [int(pid) for pid in children if "forkserver" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(server, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "runs have no result; the same command retries them" in err
+    again = subprocess.run(command("train", *words), env=env(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    for run in runs:
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 25, "no epoch is missing or written twice"
