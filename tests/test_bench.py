@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.bench import __main__ as bench  # noqa: E402
 from scripts.bench import gate, gpu, harness, report, variants  # noqa: E402
-from scripts.bench.harness import BOTH, INFERENCE, Variant, compare, interleave, paired, pairs_of, settle  # noqa: E402
+from scripts.bench.harness import BOTH, INFERENCE, NotRun, Variant, compare, interleave, paired, pairs_of, settle  # noqa: E402
 from scripts.bench.workloads_cpu import step_run  # noqa: E402
 
 
@@ -90,15 +90,18 @@ def test_a_refused_or_broken_variant_is_printed_and_not_timed(capsys):
     def prepare(row):
         if row.kind == "absent":
             raise ImportError("no such library")
+        if row.kind == "foreign":
+            raise NotRun("no such instruction")
         return lambda: calls.append(row.kind)
 
-    rows = [Variant("ours", "full"), Variant("wrong", "full"), Variant("absent", "full")]
+    rows = [Variant(kind, "full") for kind in ("ours", "wrong", "absent", "foreign")]
     table = compare("t", rows, prepare, rounds=2, refused={("wrong", "full", "fp32"): "spikes differ"})
     assert calls == ["ours"] * 3
     assert [row["status"] for row in table["rows"]] == [
         "timed",
         "failed the gate: spikes differ",
         "not run: no such library",
+        "not run: no such instruction",
     ]
     assert len(table["rows"][0]["samples"]) == 2 and table["ratios"] == []
     assert "failed the gate" in capsys.readouterr().out

@@ -60,6 +60,10 @@ def settle(run: Run, measure: Measure, at_least: int, at_most: int, tolerance: f
     return len(samples)
 
 
+class NotRun(Exception):
+    """This machine cannot do what is to be timed; the message says why."""
+
+
 def interleave(runs: Mapping[str, Run], rounds: int, measure: Measure) -> dict[str, list[float]]:
     """Returns the seconds of every run in every round, taken in the order A B C A B C."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -135,7 +139,7 @@ def compare(
                 row["note"] = getattr(run, "note", "")
                 row |= inspect(variant, run) if inspect else {}
                 runs[variant.name] = run
-            except ImportError as error:
+            except (ImportError, NotRun) as error:
                 row["status"] = f"not run: {error}"
             except (RuntimeError, UserError) as error:
                 row["status"] = f"failed: {str(error).splitlines()[0]}"

@@ -1,5 +1,6 @@
 """What is timed on the CPU: a layer, a block, a training step of the paper's network."""
 
+import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from scripts.bench import variants as v
 from scripts.bench.gate import DTYPES
-from scripts.bench.harness import BOTH, FORWARD, INFERENCE, STEP, Run, Variant, compare
+from scripts.bench.harness import BOTH, FORWARD, INFERENCE, STEP, NotRun, Run, Variant, compare
 from snnrepro.runtime import autocast
 
 Refused = Mapping[tuple[str, str, str], str]
@@ -135,6 +136,11 @@ def block_tables(*, quick: bool, rounds: int | None, refused: Refused) -> list[d
     return [compare(title, rows, prepare, rounds=repeats, warm_up=(2, 2), refused=refused)]
 
 
+def slow_bf16() -> bool:
+    """Returns whether convolutions in bf16 run without vectors here: on x86 below AVX-512."""
+    return platform.machine() == "x86_64" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+
+
 def network_rows(
     words: tuple[str, ...],
     shape: tuple[int, ...],
@@ -152,6 +158,8 @@ def network_rows(
     labels = torch.randint(10, shape[-4:-3], device=device)
 
     def prepare(row: Variant) -> Run:
+        if row.precision == "bf16" and device == "cpu" and slow_bf16():
+            raise NotRun("this CPU has no bf16 arithmetic: one step takes minutes")
         model = v.build(row.kind, row.semantics, words, in_shape=shape[-3:], device=device)
         model = model.to(memory_format=layout)
 
