@@ -58,23 +58,28 @@ ALWAYS void sweep(const Call& c, int thread, int threads, Body body, End end) {
     for (; i + 2 * LANES <= last; i += 2 * LANES) body(Width<2>{}, row, i, LANES);
     along(Width<1>{}, row, i, last);
   };
+  const auto part = [&](int64_t count, int t) { return count * t / threads; };
   if constexpr (L == FLAT) {
     const int64_t vectors = (c.run + LANES - 1) / LANES;
-    const auto start = [&](int t) { return std::min(c.run, vectors * t / threads * LANES); };
-    in_pairs(0, start(thread), start(thread + 1));
-    return;
+    in_pairs(0, part(vectors, thread) * LANES, std::min(c.run, part(vectors, thread + 1) * LANES));
   }
-  int64_t row = c.rows * thread / threads;
-  const int64_t last = c.rows * (thread + 1) / threads;
-  if constexpr (L == CHANNELS_LAST)
+  if constexpr (L == CHANNELS_FIRST)
+    for (int64_t row = part(c.rows, thread); row < part(c.rows, thread + 1); ++row) {
+      in_pairs(row, 0, c.run);
+      end(row);
+    }
+  if constexpr (L == CHANNELS_LAST) {
+    int64_t row = part(c.rows, thread);
+    const int64_t last = part(c.rows, thread + 1);
     for (; row + 2 <= last; row += 2) {
       along(Width<2>{}, row, 0, c.run);
       end(row);
       end(row + 1);
     }
-  for (; row < last; ++row) {
-    in_pairs(row, 0, c.run);
-    end(row);
+    if (row < last) {
+      along(Width<1>{}, row, 0, c.run);
+      end(row);
+    }
   }
 }
 
