@@ -6,7 +6,7 @@ positions jointly, of all ranks). ``beta`` is the weight of the new batch: 0.9 a
 as in the authors' released code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,8 @@ from snnrepro.collectives import all_sum, world_size
 _held_back: list[tuple[Any, Tensor, Tensor]] | None = None
 
 
-def running_mean(u_init: Tensor, u_sum: Tensor, active_count: Tensor, beta: float) -> Tensor:
-    """Returns the updated ``u_init`` (0-d); unchanged where no neuron was active."""
+def running_mean(u_init: Tensor, u_sum: Tensor, active_count: Tensor, beta: float | Tensor) -> Tensor:
+    """Returns the updated ``u_init`` of one layer (0-d) or several (L,); unchanged where no neuron was active."""
     batch_mean = (u_sum / active_count).to(u_init.dtype)
     return torch.lerp(u_init, torch.where(active_count > 0, batch_mean, u_init), beta)
 
@@ -31,37 +31,44 @@ def move(layer: Any, u_sum: Tensor, active_count: Tensor) -> None:
     if _held_back is not None:
         _held_back.append((layer, u_sum, active_count))
         return
-    _move(layer, all_sum(_pair(u_sum, active_count)) if world_size() > 1 else (u_sum, active_count))
+    u_sum, active_count = _of_all_ranks(u_sum, active_count)
+    layer.u_init.copy_(running_mean(layer.u_init, u_sum, active_count, layer.beta))
 
 
 @contextmanager
 def one_update() -> Iterator[None]:
     """While entered, running means hold still; at its end each moves once, by all windows seen, of all ranks together.
 
-    For a step in several parts, and for one message between ranks per step instead of one per layer. After an error
-    nothing moves.
+    A step in several parts then counts as one, all layers share one message between ranks, and a few operations. After
+    an error nothing moves.
     """
     global _held_back
     _held_back = []
     try:
         yield
-        with torch.no_grad():
-            pairs: dict[Any, Tensor] = {}
-            for layer, u_sum, active_count in _held_back:
-                pair = _pair(u_sum, active_count)
-                pairs[layer] = pairs[layer] + pair if layer in pairs else pair
-            if pairs:
-                for layer, pair in zip(pairs, all_sum(torch.stack(list(pairs.values()))), strict=True):
-                    _move(layer, pair)
+        if _held_back:
+            _move_together(_held_back)
     finally:
         _held_back = None
 
 
-def _pair(u_sum: Tensor, active_count: Tensor) -> Tensor:
+@torch.no_grad()
+def _move_together(windows: Sequence[tuple[Any, Tensor, Tensor]]) -> None:
+    sums: dict[Any, tuple[Tensor, Tensor]] = {}
+    for layer, u_sum, active_count in windows:
+        before = sums.get(layer)
+        sums[layer] = (u_sum, active_count) if before is None else (before[0] + u_sum, before[1] + active_count)
+    u_sum, active_count = _of_all_ranks(*(torch.stack(column) for column in zip(*sums.values(), strict=True)))
+    u_inits = [layer.u_init for layer in sums]
+    betas = [layer.beta for layer in sums]
+    beta = betas[0] if len(set(betas)) == 1 else torch.tensor(betas).to(u_inits[0])
+    moved = running_mean(torch.stack(u_inits), u_sum, active_count, beta)
+    torch._foreach_copy_(u_inits, list(moved.unbind()))
+
+
+def _of_all_ranks(u_sum: Tensor, active_count: Tensor) -> tuple[Tensor, Tensor]:
+    if world_size() == 1:
+        return u_sum, active_count
     # float64 holds any neuron count exactly; float32 stops at 2^24.
-    return torch.stack([u_sum.double(), active_count.double()])
-
-
-def _move(layer: Any, pair: Tensor | tuple[Tensor, Tensor]) -> None:
-    u_sum, active_count = pair
-    layer.u_init.copy_(running_mean(layer.u_init, u_sum, active_count, layer.beta))
+    u_sum, active_count = all_sum(torch.stack([u_sum.double(), active_count.double()]))
+    return u_sum, active_count

@@ -146,8 +146,7 @@ class Trainer:
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         self.optimizer.zero_grad()
-        # Alone and in one part, every layer may move its running mean at once.
-        with nullcontext() if parts == world_size() == 1 else one_update():
+        with one_update():
             sums = torch.zeros(())
             for part, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
                 with nullcontext() if part == parts - 1 else distributed.without_sync(self.network):

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from lif_options import make_lif
 
 from snnrepro.neurons import LIF
-from snnrepro.neurons.mp_init import running_mean
+from snnrepro.neurons.mp_init import one_update, running_mean
 
 # Two steps, tau 2, V 1. From u_init = 0 the columns end at 0.5 (fires once), 0.5 (once), 0.75 (never), 0 (twice).
 CURRENT = torch.tensor([[2.0, 4.0, 1.0, 4.0], [1.0, 0.0, 1.0, 1.0]])
@@ -181,3 +181,21 @@ def test_two_ranks_equal_one_process(tmp_path):
     average = sum(neuron.u_init.item() for neuron in alone) / 2
     assert abs(alone[0].u_init - alone[1].u_init) > 1e-3
     assert average != pytest.approx(whole.u_init.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.9, 0.9), (0.1, 0.9, 0.5)])
+def test_one_update_moves_every_layer_as_it_would_move_alone(betas):
+    x = 3 * torch.rand(4, 2, 50, generator=torch.Generator().manual_seed(0))
+    alone, together = ([make_lif(beta=beta) for beta in betas] for _ in range(2))
+    # The last layer has no active neuron.
+    inputs = [x, 0.8 * x, -x]
+    for _ in range(2):
+        for neuron, current in zip(alone, inputs, strict=True):
+            neuron(current)
+        with one_update():
+            for neuron, current in zip(together, inputs, strict=True):
+                before = neuron.u_init.clone()
+                neuron(current)
+                assert torch.equal(neuron.u_init, before)
+        assert [n.u_init.item() for n in together] == [n.u_init.item() for n in alone]
+    assert together[0].u_init != 0 and together[2].u_init == 0
