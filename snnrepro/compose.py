@@ -130,6 +130,17 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
         yield make
 
 
+def sweep_of(words: Sequence[str]) -> list[str]:
+    """Returns the sweep that the configuration of ``words`` brings, such as ["neuron.v_threshold=0.5,1.0,2.0"]."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            params = compose(CONFIG_NAME, list(words), return_hydra_config=True).hydra.sweeper.params
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error) from None
+    return [f"{key}={value}" for key, value in (params or {}).items()]
+
+
 def compose_run(words: Sequence[str]) -> RunConfig:
     """Returns the configuration that the command line ``train.py WORDS`` would run with."""
     with composer() as make:

@@ -8,15 +8,21 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
 from snnrepro import io
-from snnrepro.compose import composer
+from snnrepro.compose import composer, parse, sweep_of
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.runs import read_record
 
 
 def expand(overrides: list[Override]) -> list[Job]:
-    """Returns one job per combination. Raises ConfigError for the first impossible one: nothing starts then."""
-    (combinations,) = BasicSweeper.split_arguments(overrides, None)
+    """Returns one job per combination. Raises ConfigError for the first impossible one: nothing starts then.
+
+    An experiment may bring a sweep, as ``hydra.sweeper.params``; a word of the command line replaces it, key by key.
+    """
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    given = {override.key_or_group for override in overrides}
+    brought = [word for word in sweep_of(fixed) if word.partition("=")[0] not in given]
+    (combinations,) = BasicSweeper.split_arguments([*overrides, *parse(brought)], None)
     with composer() as make:
         return [Job(list(words), make(words)) for words in combinations]
 

@@ -5,7 +5,10 @@ import pytest
 from snnrepro.analysis import figures
 from snnrepro.analysis.evidence import Jobs, Runs, jobs_of_figures, named_runs, names_like
 from snnrepro.analysis.figures import FIGURES, main
+from snnrepro.compose import parse
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.runs import run_id
+from snnrepro.sweep import expand
 
 
 def test_simulated_figures_need_no_run(tmp_path, capsys):
@@ -57,6 +60,29 @@ def test_runs_of_figures_are_made_once(tmp_path, monkeypatch):
         main(["12", "--run", f"runtime.output_dir={tmp_path}"])
     assert [job.run.dataset.name for job in started] == ["digits_dvs"] and started[0].run.timesteps == 10
     assert Jobs("paper", [])["base_dvs", 0].run.dataset.name == "dvs_cifar10"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        ("fig8", ["sparse_mp_tr_*", "sparse_tr_*"]),
+        ("fig9", ["trained_*"]),
+        ("fig15_v_threshold", ["shape_arctan_*_v*", "shape_sigmoid_*_v*"]),
+        ("fig15_tau", ["shape_arctan_*_tau*", "shape_sigmoid_*_tau*"]),
+        ("fig16", ["shape_rectangular_*_tau*", "shape_triangular_*_tau*"]),
+        ("fig17", ["sparse_frozen_*"]),
+    ],
+)
+def test_the_sweep_of_a_figure_is_an_experiment(experiment, names):
+    swept = {run_id(job.run) for job in expand(parse([f"experiment=figures/{experiment}", "epochs=10"]))}
+    jobs = Jobs("mini", [])
+    assert swept == {run_id(jobs[name, 0].run) for name in names_like(names)}
+
+
+def test_words_replace_what_an_experiment_sweeps():
+    jobs = expand(parse(["experiment=figures/fig9", "neuron.reset=soft", "neuron.v_threshold=0.1,0.2"]))
+    assert {(job.run.neuron.reset, job.run.neuron.v_threshold) for job in jobs} == {("soft", 0.1), ("soft", 0.2)}
+    assert len(jobs) == 6
 
 
 @pytest.mark.slow
