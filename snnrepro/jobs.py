@@ -113,6 +113,9 @@ class _Pool:
         except OSError as error:
             raise StorageError(f"cannot start a run: {error}") from None
         self.running[process] = (job, time.monotonic(), log)
+        if self.signal:
+            # It came while the process started, which was not among the running ones yet.
+            process.terminate()
 
     def _collect(self) -> None:
         for process in [p for p in self.running if p.exitcode is not None]:
