@@ -65,7 +65,8 @@ def test_the_others_say_what_happened_and_the_run_resumes(tmp_path, undisturbed,
     code, _, err, seconds = run(tmp_path, fault)
     assert code != 0
     assert says in err
-    assert seconds < 8 + 15
+    # rank_timeout is 8 s; the rest is the start of the processes, on a machine that may be busy.
+    assert seconds < 8 + 40
     if fault.startswith("hang"):
         assert "faulty.py" in err and "Timeout" in err, "the stack of the rank that hangs"
     code, _, err, _ = run(tmp_path)
