@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrepro import io
+from snnrepro.analysis.evidence import Jobs, jobs_of_claims, jobs_of_figures
 from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
 from snnrepro.report import render
@@ -55,7 +56,9 @@ def main(words: list[str]) -> int:
     if not documents and not claims:
         raise StorageError(f"{output / 'tables'}: no table of scale {args.scale}; make reproduce SCALE={args.scale}")
     html = output / f"report_{args.scale}.html"
-    io.write_atomic(html, page(documents, claims, figures, args.scale, cost(output, documents)))
+    jobs = Jobs(args.scale, extra)
+    others = [job.path.name for job in [*jobs_of_claims(jobs), *jobs_of_figures(jobs)]]
+    io.write_atomic(html, page(documents, claims, figures, args.scale, cost(output, documents, others)))
     text = [render.markdown(document) for document in documents]
     if claims:
         text.append((output / "tables" / f"claims_{args.scale}.md").read_text())
@@ -65,10 +68,10 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def cost(output: Path, documents: list[dict[str, Any]]) -> tuple[int, float]:
-    """Returns (runs behind the tables, their training time in hours), each run once."""
+def cost(output: Path, documents: list[dict[str, Any]], others: list[str]) -> tuple[int, float]:
+    """Returns (runs behind the tables and among the others, their training time in hours), each run once."""
     ids = {run["run"] for d in documents for row in d["rows"] for cell in row["cells"] for run in cell["runs"]}
-    files = [output / "runs" / id / "record.json" for id in ids]
+    files = [output / "runs" / id / "record.json" for id in ids.union(others)]
     seconds = [json.loads(file.read_text())["timing"]["train_seconds"] for file in files if file.exists()]
     return len(seconds), sum(seconds) / 3600
 

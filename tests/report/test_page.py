@@ -76,10 +76,11 @@ def test_page_is_whole_and_needs_nothing_else(output, capsys):
 def test_cost_counts_every_run_once(output):
     table = json.loads((output / "tables" / "table10_mini.json").read_text())
     id = table["rows"][0]["cells"][0]["runs"][0]["run"]
-    folder = output / "runs" / id
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps({"timing": {"train_seconds": 1800.0}}))
-    assert page.cost(output, [table, table]) == (1, 0.5)
+    for name, seconds in ((id, 1800.0), ("of-a-claim", 900.0)):
+        (output / "runs" / name).mkdir(parents=True)
+        (output / "runs" / name / "record.json").write_text(json.dumps({"timing": {"train_seconds": seconds}}))
+    assert page.cost(output, [table, table], []) == (1, 0.5)
+    assert page.cost(output, [table], ["of-a-claim", id, "not-made"]) == (2, 0.75)
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
