@@ -49,7 +49,7 @@ plan: setup  ## runs and hours that are still needed (SCALE=mini TABLES="1 2 10 
 claims: setup  ## judge the paper's claims by our runs, which are made where missing (SCALE=mini)
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
 
-reproduce: setup  ## all tables, claims and figures, each run once (SCALE=mini: hours on 2 cores); go on after an interruption
+reproduce: setup  ## all tables, claims and figures, each run once (SCALE=mini: two hours on 2 cores); go on after an interruption
 	for table in $(ALL); do $(PYTHON) -m snnrepro table $$table --scale $(SCALE) $(ARGS) || exit $$?; done
 	$(PYTHON) -m snnrepro claims --scale $(SCALE) --run $(ARGS)
 	$(PYTHON) -m snnrepro figure all --run --scale $(SCALE) $(ARGS)
