@@ -19,7 +19,7 @@ def expand(overrides: list[Override]) -> list[Job]:
 
     An experiment may bring a sweep, as ``hydra.sweeper.params``; a word of the command line replaces it, key by key.
     """
-    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     given = {override.key_or_group for override in overrides}
     brought = [word for word in sweep_of(fixed) if word.partition("=")[0] not in given]
     (combinations,) = BasicSweeper.split_arguments([*overrides, *parse(brought)], None)
