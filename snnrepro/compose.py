@@ -115,29 +115,36 @@ def _explain(error: BaseException) -> ConfigError:
 
 
 @contextmanager
-def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
-    """Yields ``make(words) -> RunConfig``, for many compositions in a row."""
+def _composing() -> Iterator[Callable[..., DictConfig]]:
+    """Yields ``compose_tree(words, **options)``, which raises ConfigError for what Hydra or OmegaConf refuse."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
 
-        def make(words: Sequence[str]) -> RunConfig:
-            check_names(parse(words))
+        def compose_tree(words: Sequence[str], **options: bool) -> DictConfig:
             try:
-                return to_run_config(compose(CONFIG_NAME, list(words)))
+                return compose(CONFIG_NAME, list(words), **options)
             except (HydraException, OmegaConfBaseException) as error:
                 raise _explain(error) from None
+
+        yield compose_tree
+
+
+@contextmanager
+def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
+    """Yields ``make(words) -> RunConfig``, for many compositions in a row."""
+    with _composing() as compose_tree:
+
+        def make(words: Sequence[str]) -> RunConfig:
+            check_names(parse(words))
+            return to_run_config(compose_tree(words))
 
         yield make
 
 
 def sweep_of(words: Sequence[str]) -> list[str]:
     """Returns the sweep that the configuration of ``words`` brings, such as ["neuron.v_threshold=0.5,1.0,2.0"]."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        try:
-            params = compose(CONFIG_NAME, list(words), return_hydra_config=True).hydra.sweeper.params
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error) from None
+    with _composing() as compose_tree:
+        params = compose_tree(words, return_hydra_config=True).hydra.sweeper.params
     return [f"{key}={value}" for key, value in (params or {}).items()]
 
 

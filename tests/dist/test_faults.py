@@ -31,9 +31,8 @@ def start(folder, fault="none"):
 def run(folder, fault="none"):
     folder.mkdir(exist_ok=True)
     process = start(folder, fault)
-    started = time.monotonic()
     out, err = process.communicate(timeout=90)
-    return process.returncode, out, err, time.monotonic() - started
+    return process.returncode, out, err, time.time()
 
 
 def digest(folder):
@@ -62,11 +61,12 @@ def undisturbed(tmp_path_factory):
     ],
 )
 def test_the_others_say_what_happened_and_the_run_resumes(tmp_path, undisturbed, fault, says):
-    code, _, err, seconds = run(tmp_path, fault)
+    code, _, err, ended = run(tmp_path, fault)
     assert code != 0
     assert says in err
-    # rank_timeout is 8 s; the rest is the start of the processes, on a machine that may be busy.
-    assert seconds < 8 + 40
+    # The faulty rank's last line is the step of its fault, so a busy machine's slow start does not count.
+    last = (tmp_path / f"steps.{fault.split(':')[1]}").read_text().splitlines()[-1]
+    assert 0 < ended - float(last.split()[1]) < 8 + 15
     if fault.startswith("hang"):
         assert "faulty.py" in err and "Timeout" in err, "the stack of the rank that hangs"
     code, _, err, _ = run(tmp_path)
