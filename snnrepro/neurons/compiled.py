@@ -18,7 +18,7 @@ from snnrepro.neurons.kernel_cache import library
 
 # Values of a window from which on a second thread is worth starting.
 VALUES_PER_THREAD = 2**15
-_FORWARD, _REDUCE, _BACKWARD = range(3)
+_FORWARD, _BACKWARD, _THROUGH_NORM = range(3)
 _FLAT, _CHANNELS_FIRST, _CHANNELS_LAST = range(3)
 
 
@@ -33,7 +33,7 @@ class _Call(ctypes.Structure):
         ("norm", c_void_p * 4),
         ("shortcut_norm", c_void_p * 4),
         *((name, c_void_p) for name in ("o", "spikes", "u_sum", "active_count", "table", "k")),
-        *((name, c_void_p) for name in ("gweight", "gbias", "gshortcut_weight", "gscalars", "gx", "gshortcut")),
+        *((name, c_void_p) for name in ("gweight", "gbias", "gshortcut_weight", "gscalars", "gx", "gshortcut", "g")),
     )
 
 
@@ -108,13 +108,16 @@ def norm_lif_gradients(
     # Only whether there is a norm counts in the backward; its numbers are in the table.
     given: dict[str, Any] = {"go": go, "spikes": spikes, "shortcut": shortcut, "table": rows, "k": k}
     given["shortcut_norm"] = (rows,) * 4 if second else None
+    gy, gshortcut = torch.empty_like(y), None if shortcut is None else torch.empty_like(shortcut)
+    # The gradient of the current waits where one of the two will be, or apart where they are rounded to fewer bits.
+    g = _empty(*y.shape) if y.dtype != torch.float32 else gy if gshortcut is None else gshortcut
+    given |= {"gx": gy, "gshortcut": gshortcut, "g": g}
     sums = {"gweight": gweight, "gbias": gbias, "gscalars": gscalars, "gshortcut_weight": gweight2}
-    _run(_REDUCE, layout, y, scalars, dyn, given | sums, share=float(share))
+    _run(_BACKWARD, layout, y, scalars, dyn, given | sums, share=float(share))
     if isinstance(share, Tensor):
         # Linear in the sums over positions, so ranks that share the statistics add up their rows instead.
         given["k"] = all_sum(k)
-    gy, gshortcut = torch.empty_like(y), None if shortcut is None else torch.empty_like(shortcut)
-    _run(_BACKWARD, layout, y, scalars, dyn, given | {"gx": gy, "gshortcut": gshortcut})
+    _run(_THROUGH_NORM, layout, y, scalars, dyn, given)
     return gweight, gbias, gweight2, gbias.clone() if second else None, gscalars, gy, gshortcut
 
 

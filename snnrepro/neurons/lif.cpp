@@ -37,7 +37,7 @@ template <Layout L, int W> struct Current {
     return per_channel<L>(c, table + at_row * c.channels, row, column, n);
   }
   ALWAYS int64_t of_step(int t, int w) const { return t * c.size() + at[w]; }
-  ALWAYS Vec read(const Value* from, int t, int w) const { return load(from + of_step(c.constant ? 0 : t, w), n); }
+  template <class D> ALWAYS Vec read(const D* from, int t, int w) const { return load(from + of_step(c.constant ? 0 : t, w), n); }
   ALWAYS Vec operator()(int t, int w) const {
     Vec x = read(c.x, t, w);
     if constexpr (L != FLAT) {
@@ -51,10 +51,16 @@ template <Layout L, int W> struct Current {
   }
 };
 
-ALWAYS Vec reset(Vec m, Vec s, Vec v) { return RESET == SOFT ? m - v * s : m * (1 - s); }
+// m - v * s, or m * (1 - s). A choice between the two products is a shorter wait than the product.
+ALWAYS Vec reset(Vec m, Ints fires, Vec v) {
+  return RESET == SOFT ? m - select(fires, v, v * 0) : m * select(fires, Vec{}, splat(1));
+}
 
 template <Layout L> void forward_part(Call c, int thread, int threads, Active& active) {
   const Vec u_init = splat(*c.u_init), v = splat(*c.v_threshold), leak = splat(*c.leak);
+  // Here, not through the reference: registers. A lane counts down.
+  Sum u_sum;
+  Ints count{};
   sweep<L>(c, thread, threads, [&](auto width, int64_t row, int64_t column, int n) INLINED {
     constexpr int W = width;
     const Current<L, W> current(c, row, column, n);
@@ -64,18 +70,21 @@ template <Layout L> void forward_part(Call c, int thread, int threads, Active& a
     UNROLL for (int t = 0; t < T; ++t) UNROLL for (int w = 0; w < W; ++w) {
       const Vec m = u[w] + leak * (current(t, w) - u[w]);
       const Ints fires = (m >= v) & first_lanes(n);
-      const Vec s = select(fires, splat(1), Vec{});
-      u[w] = reset(m, s, v);
+      u[w] = reset(m, fires, v);
       bits[w] |= fires & bit_of_step(t);
-      store(c.o + current.of_step(t, w), FAMILY == TRSG ? v * s : s, n);
+      const Vec one = FAMILY == TRSG ? v : splat(1);
+      store(c.o + current.of_step(t, w), select(fires, one, one * 0), n);
     }
     if (!c.spikes) return;
     UNROLL for (int w = 0; w < W; ++w) {
       store(c.spikes + current.at[w], bits[w], n);
-      active.u.add(select(bits[w] != 0, u[w], Vec{}));
-      active.count.add(select(bits[w] != 0, splat(1), Vec{}));
+      const Ints silent = bits[w] == 0;
+      u_sum.add(masked(~silent, u[w]));
+      count += ~silent;
     }
   }, [](int64_t) INLINED {});
+  active.u = u_sum;
+  for (int lane = 0; lane < LANES; ++lane) active.count -= count[lane];
 }
 
 // Rows of each norm: y * scale + shift = weight * (y - mean) * invstd + bias.
@@ -99,13 +108,13 @@ template <Layout L> void forward(const Call& c) {
   Active active = share_out<Active>(c, forward_part<L>);
   if (!c.spikes) return;
   *c.u_sum = float(active.u.value());
-  *c.active_count = int64_t(active.count.value());
+  *c.active_count = active.count;
 }
 
 // Writes dL/dx of every step into g, their sum into g[0] where the current is constant, and adds to the scalars'
-// gradients where asked for. For the equations see analytic.py.
+// gradients. For the equations see analytic.py.
 template <Layout L, int W>
-ALWAYS void gradients(const Call& c, const Current<L, W>& current, Vec (&g)[T][W], Scalars* scalars) {
+ALWAYS void gradients(const Call& c, const Current<L, W>& current, Vec (&g)[T][W], Scalars& scalars) {
   const Vec v = splat(*c.v_threshold), leak = splat(*c.leak);
   // Finite, because 0 times infinity is not 0.
   const Vec inverse = splat(std::min(1 / *c.v_threshold, std::numeric_limits<float>::max()));
@@ -119,18 +128,22 @@ ALWAYS void gradients(const Call& c, const Current<L, W>& current, Vec (&g)[T][W
   UNROLL for (int t = 0; t < T; ++t) UNROLL for (int w = 0; w < W; ++w) {
     drive[t][w] = current(t, w) - u[w];
     m[t][w] = u[w] + leak * drive[t][w];
-    u[w] = reset(m[t][w], bit(bits[w], t), v);
+    u[w] = reset(m[t][w], fired(bits[w], t), v);
   }
   UNROLL for (int t = T - 1; t >= 0; --t) UNROLL for (int w = 0; w < W; ++w) {
-    const Vec go = load(c.go + current.of_step(t, w), current.n), s = bit(bits[w], t), relative = m[t][w] * inverse;
-    Vec q = FAMILY == TRSG ? v * go : go;
-    if (!DETACH) q = q - carry[w] * (RESET == SOFT ? v : m[t][w]);
-    const Vec qd = q * (FAMILY == AS_SG ? derivative(m[t][w] - v) : derivative(relative - 1) * inverse);
-    // dz/dv is -1 for as_sg and -m / v**2 otherwise; qd carries one of the two divisions already.
-    grad_v = grad_v - (FAMILY == AS_SG ? qd : qd * relative);
-    if (RESET == SOFT && !DETACH) grad_v = grad_v - carry[w] * s;
-    if (FAMILY == TRSG) grad_v = grad_v + go * s;
-    const Vec grad_m = qd + (RESET == SOFT ? carry[w] : carry[w] * (1 - s));
+    const Vec go = load(c.go + current.of_step(t, w), current.n), ratio = m[t][w] * inverse;
+    const Ints fires = fired(bits[w], t);
+    // For trsg the factor v of the output meets the 1 / v of z, and neither is computed.
+    Vec grad_s = go, direct = FAMILY == TRSG ? go : Vec{};
+    if (!DETACH && FAMILY == TRSG) grad_s = go - (RESET == SOFT ? carry[w] : carry[w] * ratio);
+    if (!DETACH && FAMILY != TRSG) grad_s = go - carry[w] * (RESET == SOFT ? v : m[t][w]);
+    Vec grad_m = grad_s * derivative(FAMILY == AS_SG ? m[t][w] - v : ratio - 1);
+    if (FAMILY == RS_SG) grad_m = grad_m * inverse;
+    // dz/dv is -1 for as_sg and -m / v**2 otherwise. Directly v is a factor of s, in the output and in the soft reset.
+    grad_v = grad_v - (FAMILY == AS_SG ? grad_m : grad_m * ratio);
+    if (RESET == SOFT && !DETACH) direct = direct - carry[w];
+    if (FAMILY == TRSG || (RESET == SOFT && !DETACH)) grad_v = grad_v + masked(fires, direct);
+    grad_m = grad_m + (RESET == SOFT ? carry[w] : reset(carry[w], fires, v));
     grad_leak = grad_leak + grad_m * drive[t][w];
     g[t][w] = leak * grad_m;
     carry[w] = (1 - leak) * grad_m;
@@ -141,46 +154,56 @@ ALWAYS void gradients(const Call& c, const Current<L, W>& current, Vec (&g)[T][W
     }
     if (w > 0) carry[0] = carry[0] + carry[w];
   }
-  if (scalars) {
-    const Ints lanes = first_lanes(current.n);
-    scalars->u_init.add(select(lanes, carry[0], Vec{}));
-    scalars->v_threshold.add(select(lanes, grad_v, Vec{}));
-    scalars->leak.add(select(lanes, grad_leak, Vec{}));
-  }
+  const Ints lanes = first_lanes(current.n);
+  scalars.u_init.add(masked(lanes, carry[0]));
+  scalars.v_threshold.add(masked(lanes, grad_v));
+  scalars.leak.add(masked(lanes, grad_leak));
 }
 
-template <Layout L> void reduce_part(Call c, int thread, int threads, Reduced& sums) {
-  const int steps = c.constant ? 1 : T;
+// Adds a pair of vectors' sums for the norms, per channel of g, of g * (y - mean), and of g * (shortcut - its mean).
+template <Layout L, int W>
+ALWAYS void add_channels(const Call& c, const Current<L, W>& current, const Vec (&g)[T][W], Channels& sums) {
+  Vec parts[3] = {};
+  const Vec mean = current.of(c.table, 0);
+  UNROLL for (int t = 0; t < T; ++t) {
+    if (t > 0 && c.constant) break;
+    UNROLL for (int w = 0; w < W; ++w) {
+      parts[0] = parts[0] + g[t][w];
+      parts[1] = parts[1] + g[t][w] * (current.read(c.x, t, w) - mean);
+    }
+  }
+  if (c.norms() == 2) {
+    const Vec added_mean = current.of(c.table, 4);
+    for (int t = 0; t < (c.constant ? 1 : T); ++t)
+      for (int w = 0; w < W; ++w) parts[2] = parts[2] + g[t][w] * (current.read(c.shortcut, t, w) - added_mean);
+  }
+  for (int i = 0; i <= c.norms(); ++i)
+    sums.add(i, L == CHANNELS_LAST ? current.column : 0, masked(first_lanes(current.n), parts[i]));
+}
+
+template <Layout L> void backward_part(Call c, int thread, int threads, Sums& sums) {
   sweep<L>(c, thread, threads, [&](auto width, int64_t row, int64_t column, int n) INLINED {
     constexpr int W = width;
     const Current<L, W> current(c, row, column, n);
-    Vec g[T][W], parts[3] = {};
-    gradients<L, W>(c, current, g, &sums.scalars);
-    const Vec mean = current.of(c.table, 0);
+    Vec g[T][W];
+    gradients<L, W>(c, current, g, sums.scalars);
+    if constexpr (L != FLAT) add_channels<L, W>(c, current, g, sums.channels);
     UNROLL for (int t = 0; t < T; ++t) {
-      if (t == steps) break;
-      UNROLL for (int w = 0; w < W; ++w) {
-        parts[0] = parts[0] + g[t][w];
-        parts[1] = parts[1] + g[t][w] * (current.read(c.x, t, w) - mean);
-      }
+      if (t > 0 && c.constant) break;
+      UNROLL for (int w = 0; w < W; ++w)
+        if constexpr (L == FLAT) store(c.gx + current.of_step(t, w), g[t][w], n);
+        else store(c.g + current.of_step(t, w), g[t][w], n);
     }
-    if (c.norms() == 2) {
-      const Vec added_mean = current.of(c.table, 4);
-      for (int t = 0; t < steps; ++t)
-        for (int w = 0; w < W; ++w)
-          parts[2] = parts[2] + g[t][w] * (current.read(c.shortcut, t, w) - added_mean);
-    }
-    for (int i = 0; i <= c.norms(); ++i)
-      sums.channels.add(i, L == CHANNELS_LAST ? column : 0, select(first_lanes(n), parts[i], Vec{}));
   }, [&](int64_t row) INLINED {
     if (L == CHANNELS_FIRST || row % 64 == 63) sums.channels.flush(L, row % c.channels);
   });
   if (L == CHANNELS_LAST) sums.channels.flush(L, 0);
 }
 
-template <Layout L> void reduce(const Call& c) {
-  Reduced sums = share_out<Reduced>(c, reduce_part<L>);
+template <Layout L> void backward(const Call& c) {
+  Sums sums = share_out<Sums>(c, backward_part<L>);
   sums.scalars.write(c.gscalars);
+  if (L == FLAT) return;
   const double* total = sums.channels.total.data();
   for (int64_t channel = 0; channel < c.channels; ++channel) {
     c.gbias[channel] = float(total[channel]);
@@ -195,7 +218,8 @@ template <Layout L> void reduce(const Call& c) {
   }
 }
 
-// Writes the gradient of one addend of the current: g, or with norm i scale * g + k1 * (y - mean) + k0.
+// Writes the gradient of one addend of the current: g, or with norm i scale * g + k1 * (y - mean) + k0. It may lie
+// where g does.
 template <Layout L, int W> ALWAYS void write_gradient(const Call& c, const Current<L, W>& current, const Vec (&g)[T][W],
                                                       Value* to, const Value* from, int i, bool normed) {
   Vec mean{}, k1{}, k0{};
@@ -214,29 +238,26 @@ template <Layout L, int W> ALWAYS void write_gradient(const Call& c, const Curre
   }
 }
 
-template <Layout L> void backward_part(Call c, int thread, int threads, Scalars& scalars) {
+template <Layout L> void through_norm_part(Call c, int thread, int threads, Nothing&) {
   sweep<L>(c, thread, threads, [&](auto width, int64_t row, int64_t column, int n) INLINED {
     constexpr int W = width;
     const Current<L, W> current(c, row, column, n);
     Vec g[T][W];
-    gradients<L, W>(c, current, g, L == FLAT ? &scalars : nullptr);
-    write_gradient<L, W>(c, current, g, c.gx, c.x, 0, L != FLAT);
+    UNROLL for (int t = 0; t < T; ++t) UNROLL for (int w = 0; w < W; ++w) g[t][w] = current.read(c.g, t, w);
+    write_gradient<L, W>(c, current, g, c.gx, c.x, 0, true);
     if (c.gshortcut) write_gradient<L, W>(c, current, g, c.gshortcut, c.shortcut, 1, c.norms() == 2);
   }, [](int64_t) INLINED {});
 }
 
-template <Layout L> void backward(const Call& c) {
-  Scalars scalars = share_out<Scalars>(c, backward_part<L>);
-  if (L == FLAT) scalars.write(c.gscalars);
-}
+template <Layout L> void through_norm(const Call& c) { share_out<Nothing>(c, through_norm_part<L>); }
 
 }  // namespace
 
-// function: 0 forward, 1 reduce (with a norm only), 2 backward.
+// function: 0 forward, 1 backward, 2 through_norm (with a norm, after backward).
 extern "C" void lif_run(int function, int layout, const Call* c) {
   static constexpr void (*functions[3][3])(const Call&) = {
       {forward<FLAT>, forward<CHANNELS_FIRST>, forward<CHANNELS_LAST>},
-      {nullptr, reduce<CHANNELS_FIRST>, reduce<CHANNELS_LAST>},
-      {backward<FLAT>, backward<CHANNELS_FIRST>, backward<CHANNELS_LAST>}};
+      {backward<FLAT>, backward<CHANNELS_FIRST>, backward<CHANNELS_LAST>},
+      {nullptr, through_norm<CHANNELS_FIRST>, through_norm<CHANNELS_LAST>}};
   functions[function][layout](*c);
 }

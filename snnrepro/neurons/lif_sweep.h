@@ -33,10 +33,11 @@ struct Call {
   float* u_sum;
   int64_t* active_count;
   float* table;                             // of each norm rows mean, scale, shift, invstd (4, channels); by forward
-  float* k;                                 // of each norm rows k1, k0 (2, channels), see statistics_rows; by reduce
+  float* k;                                 // of each norm rows k1, k0 (2, channels), see statistics_rows; by backward
   float *gweight, *gbias, *gshortcut_weight;  // (channels)
   float* gscalars;                          // of u_init, v_threshold, leak
   Value *gx, *gshortcut;
+  float* g;                                 // dL/d(current), of the shape of x, with a norm; by backward
 
   int64_t size() const { return rows * run; }
   int norms() const { return shortcut_norm[0] ? 2 : 1; }
@@ -85,18 +86,18 @@ ALWAYS void sweep(const Call& c, int thread, int threads, Body body, End end) {
 
 // Calls part(c, thread, threads, sums) on every thread, each with sums in memory of its own, and returns those of all.
 // Which values meet in a sum depends on the number of threads alone.
-template <class Sums, class Part> Sums share_out(const Call& c, Part part) {
+template <class Found, class Part> Found share_out(const Call& c, Part part) {
   if (c.threads <= 1) {
-    Sums sums(c);
+    Found sums(c);
     part(c, 0, 1, sums);
     return sums;
   }
-  std::vector<std::unique_ptr<Sums>> of_threads(c.threads);
+  std::vector<std::unique_ptr<Found>> of_threads(c.threads);
 #pragma omp parallel num_threads(c.threads)
   {
-    Sums sums(c);
+    Found sums(c);
     part(c, omp_get_thread_num(), omp_get_num_threads(), sums);
-    of_threads[omp_get_thread_num()] = std::make_unique<Sums>(sums);
+    of_threads[omp_get_thread_num()] = std::make_unique<Found>(sums);
   }
   for (int i = 1; i < c.threads; ++i)
     if (of_threads[i]) *of_threads[0] += *of_threads[i];
@@ -113,7 +114,7 @@ struct Sum {
     block = block + x;
     if (++held == 64) flush();
   }
-  void flush() {
+  ALWAYS void flush() {
     for (int lane = 0; lane < LANES; ++lane) total += block[lane];
     block = Vec{};
     held = 0;
@@ -127,7 +128,8 @@ struct Sum {
 
 // What MP-Init asks of the active neurons: the sum of their membranes, and their number.
 struct Active {
-  Sum u, count;
+  Sum u;
+  int64_t count = 0;
 
   explicit Active(const Call&) {}
   void operator+=(Active& other) {
@@ -168,28 +170,33 @@ struct Channels {
   }
   void flush(Layout layout, int64_t channel) {
     for (int which = 0; which < 3; ++which) {
-      const float* at = block.data() + which * padded;
+      float* at = block.data() + which * padded;
       double* to = total.data() + which * channels;
       if (layout == CHANNELS_LAST)
         for (int64_t i = 0; i < channels; ++i) to[i] += at[i];
       else
         for (int lane = 0; lane < LANES; ++lane) to[channel] += at[lane];
+      std::fill(at, at + (layout == CHANNELS_LAST ? channels : LANES), 0.f);
     }
-    std::fill(block.begin(), block.end(), 0.f);
   }
   void operator+=(Channels& other) {
     std::transform(total.begin(), total.end(), other.total.begin(), total.begin(), std::plus<>());
   }
 };
 
-// What the first pass of the backward of norm and LIF sums up.
-struct Reduced {
+// What a backward sums up; of channels nothing without a norm.
+struct Sums {
   Channels channels;
   Scalars scalars;
 
-  explicit Reduced(const Call& c) : channels(c), scalars(c) {}
-  void operator+=(Reduced& other) {
+  explicit Sums(const Call& c) : channels(c), scalars(c) {}
+  void operator+=(Sums& other) {
     channels += other.channels;
     scalars += other.scalars;
   }
+};
+
+struct Nothing {
+  explicit Nothing(const Call&) {}
+  void operator+=(Nothing&) {}
 };

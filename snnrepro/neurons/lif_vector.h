@@ -35,8 +35,9 @@ ALWAYS Vec select(Ints mask, Vec yes, Vec no) { return mask ? yes : no; }
 ALWAYS Vec widen(Ints x) { return __builtin_convertvector(x, Vec); }
 ALWAYS Vec absolute(Vec x) { return (Vec)((Ints)x & 0x7fffffff); }
 ALWAYS int32_t bit_of_step(int t) { return int32_t(uint32_t(1) << t); }
-// 1 where the bit of step t is set, else 0.
-ALWAYS Vec bit(Ints bits, int t) { return select((bits & bit_of_step(t)) != 0, splat(1), Vec{}); }
+// A mask: where the bit of step t is set. A comparison for equality, because x86 has none for the opposite.
+ALWAYS Ints fired(Ints bits, int t) { return (bits & bit_of_step(t)) == bit_of_step(t); }
+ALWAYS Vec masked(Ints mask, Vec x) { return (Vec)(mask & (Ints)x); }
 // 0 for what is below; NaN stays NaN.
 ALWAYS Vec positive(Vec x) { return select(x < 0, Vec{}, x); }
 
@@ -88,10 +89,15 @@ ALWAYS void store(Float16* to, Vec x, int n) {
   write(to, __builtin_convertvector(half | sign, Halves), n);
 }
 
-ALWAYS Ints load_ints(const uint8_t* from, int n) { return __builtin_convertvector(read<Bytes>(from, n), Ints); }
+// Bytes by way of halves: compilers convert them directly one by one.
+ALWAYS Ints load_ints(const uint8_t* from, int n) {
+  return __builtin_convertvector(__builtin_convertvector(read<Bytes>(from, n), Halves), Ints);
+}
 ALWAYS Ints load_ints(const int16_t* from, int n) { return __builtin_convertvector(read<Shorts>(from, n), Ints); }
 ALWAYS Ints load_ints(const int32_t* from, int n) { return read<Ints>(from, n); }
-ALWAYS void store(uint8_t* to, Ints x, int n) { write(to, __builtin_convertvector(x, Bytes), n); }
+ALWAYS void store(uint8_t* to, Ints x, int n) {
+  write(to, __builtin_convertvector(__builtin_convertvector(x, Halves), Bytes), n);
+}
 ALWAYS void store(int16_t* to, Ints x, int n) { write(to, __builtin_convertvector(x, Shorts), n); }
 ALWAYS void store(int32_t* to, Ints x, int n) { write(to, x, n); }
 
