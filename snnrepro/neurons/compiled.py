@@ -4,9 +4,7 @@ The same functions as in ``triton_backend.py``, with the same shapes. Every step
 reference, so the spikes are the reference's.
 """
 
-import ctypes
-from ctypes import c_float, c_int32, c_int64, c_void_p
-from typing import Any
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -21,20 +19,16 @@ VALUES_PER_THREAD = 2**15
 _FORWARD, _BACKWARD, _THROUGH_NORM = range(3)
 _FLAT, _CHANNELS_FIRST, _CHANNELS_LAST = range(3)
 
+# ``Call`` of ``lif.cpp``, field by field: three int64, two int32, three float, then pointers.
+_NORM, _NORM2 = ("mean", "var", "weight", "bias"), ("mean2", "var2", "weight2", "bias2")
+_POINTERS = (
+    *("go", "x", "shortcut", "u_init", "v_threshold", "leak", *_NORM, *_NORM2),
+    *("o", "spikes", "u_sum", "active_count", "table", "k"),
+    *("gweight", "gbias", "gweight2", "gscalars", "gx", "gshortcut", "g"),
+)
+_CALL = Struct(f"@3q2i3f{len(_POINTERS)}P")
 
-class _Call(ctypes.Structure):
-    """``Call`` of ``lif.cpp``, field by field; what is left out is null."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("rows", "run", "channels")),
-        *((name, c_int32) for name in ("threads", "constant")),
-        *((name, c_float) for name in ("gamma", "eps", "share")),
-        *((name, c_void_p) for name in ("go", "x", "shortcut", "u_init", "v_threshold", "leak")),
-        ("norm", c_void_p * 4),
-        ("shortcut_norm", c_void_p * 4),
-        *((name, c_void_p) for name in ("o", "spikes", "u_sum", "active_count", "table", "k")),
-        *((name, c_void_p) for name in ("gweight", "gbias", "gshortcut_weight", "gscalars", "gx", "gshortcut", "g")),
-    )
+_Given = dict[str, Tensor | None]
 
 
 def lif_forward(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics) -> tuple[Tensor, ...]:
@@ -52,7 +46,7 @@ def lif_backward(
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of x, and of (u_init, v_threshold, leak) as one (3,) tensor."""
     gx, gscalars = torch.empty_like(x), _empty(3)
-    given = {"go": go, "spikes": spikes, "gx": gx, "gscalars": gscalars}
+    given: _Given = {"go": go, "spikes": spikes, "gx": gx, "gscalars": gscalars}
     _run(_BACKWARD, _FLAT, x, (u_init, v_threshold, leak), dyn, given)
     return gx, gscalars
 
@@ -72,11 +66,14 @@ def norm_lif(
 ) -> tuple[Tensor, ...]:
     """Returns what ``lif_forward`` does for the normalised current, and the rows of one or two norms, (4 or 8, C).
 
+    y, shortcut: (T or 1, B, C, ...), dense, with ``channels_last`` in memory as (T or 1, B, ..., C), like o.
     norm, shortcut_norm: mean, var, weight, bias, each (C,). rows: mean, scale, shift, invstd of each, for the backward.
     outputs_alone: returns (o,), and writes nothing else.
     """
     rows = _empty(4 if shortcut_norm is None else 8, len(norm[0]))
-    given: dict[str, Any] = {"shortcut": shortcut, "norm": norm, "shortcut_norm": shortcut_norm, "table": rows}
+    given: _Given = {"shortcut": shortcut, "table": rows, **dict(zip(_NORM, norm, strict=True))}
+    if shortcut_norm is not None:
+        given |= zip(_NORM2, shortcut_norm, strict=True)
     layout = _CHANNELS_LAST if channels_last else _CHANNELS_FIRST
     found = _forward(y, given, u_init, v_threshold, leak, dyn, layout, eps=eps, outputs_alone=outputs_alone)
     return found if outputs_alone else (*found, rows)
@@ -105,15 +102,15 @@ def norm_lif_gradients(
     channels = rows.shape[1]
     gweight, gbias, gscalars, k = (_empty(n) for n in (channels, channels, 3, len(rows) // 2 * channels))
     gweight2 = _empty(channels) if second else None
-    # Only whether there is a norm counts in the backward; its numbers are in the table.
-    given: dict[str, Any] = {"go": go, "spikes": spikes, "shortcut": shortcut, "table": rows, "k": k}
-    given["shortcut_norm"] = (rows,) * 4 if second else None
+    given: _Given = {"go": go, "spikes": spikes, "shortcut": shortcut, "table": rows, "k": k}
+    # Of the second norm the backward asks only whether there is one: its numbers are in the table.
+    given["mean2"] = rows if second else None
     gy, gshortcut = torch.empty_like(y), None if shortcut is None else torch.empty_like(shortcut)
     # The gradient of the current waits where one of the two will be, or apart where they are rounded to fewer bits.
     g = _empty(*y.shape) if y.dtype != torch.float32 else gy if gshortcut is None else gshortcut
     given |= {"gx": gy, "gshortcut": gshortcut, "g": g}
-    sums = {"gweight": gweight, "gbias": gbias, "gscalars": gscalars, "gshortcut_weight": gweight2}
-    _run(_BACKWARD, layout, y, scalars, dyn, given | sums, share=float(share))
+    given |= {"gweight": gweight, "gbias": gbias, "gscalars": gscalars, "gweight2": gweight2}
+    _run(_BACKWARD, layout, y, scalars, dyn, given, share=float(share))
     if isinstance(share, Tensor):
         # Linear in the sums over positions, so ranks that share the statistics add up their rows instead.
         given["k"] = all_sum(k)
@@ -126,9 +123,17 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu")
 
 
+def _empty_steps(steps: int, x: Tensor, layout: int) -> Tensor:
+    """Returns so many steps without values, in the order in which ``x`` lies in memory."""
+    if layout == _CHANNELS_LAST:
+        strides = (x.numel() // len(x), *x.stride()[1:])
+        return torch.empty_strided((steps, *x.shape[1:]), strides, dtype=x.dtype, device="cpu")
+    return _empty(steps, *x.shape[1:], dtype=x.dtype)
+
+
 def _forward(
     x: Tensor,
-    given: dict[str, Any],
+    given: _Given,
     u_init: Tensor,
     v_threshold: Tensor,
     leak: Tensor,
@@ -138,11 +143,11 @@ def _forward(
     eps: float = 0.0,
     outputs_alone: bool = False,
 ) -> tuple[Tensor, ...]:
-    o = _empty(dyn.timesteps, *x.shape[1:], dtype=x.dtype)
+    o = _empty_steps(dyn.timesteps, x, layout)
     if outputs_alone:
         _run(_FORWARD, layout, x, (u_init, v_threshold, leak), dyn, given | {"o": o}, eps=eps)
         return (o,)
-    spikes = _empty(*x.shape[1:], dtype=spikes_dtype(dyn.timesteps))
+    spikes = _empty(x.numel() // len(x), dtype=spikes_dtype(dyn.timesteps))
     u_sum, active_count = _empty(), _empty(dtype=torch.int64)
     given = given | {"o": o, "spikes": spikes, "u_sum": u_sum, "active_count": active_count}
     _run(_FORWARD, layout, x, (u_init, v_threshold, leak), dyn, given, eps=eps)
@@ -155,35 +160,25 @@ def _run(
     x: Tensor,
     scalars: tuple[Tensor, ...],
     dyn: Dynamics,
-    given: dict[str, Any],
-    **numbers: float,
+    given: _Given,
+    *,
+    eps: float = 0.0,
+    share: float = 0.0,
 ) -> None:
-    """Calls ``lif_run`` for the input ``x`` and what else is ``given``, by the names of ``Call``."""
-    steps, *inner = x.shape
+    """Calls ``lif_run`` for the input ``x`` and what else is ``given``, by the names of ``_POINTERS``."""
+    steps = len(x)
     size = x.numel() // steps
-    if layout == _FLAT:
-        rows, run, channels = 1, size, 0
-    else:
-        run, channels = inner[2], inner[2 if layout == _CHANNELS_LAST else 1]
+    rows, run, channels = 1, size, 0
+    if layout != _FLAT:
+        table = given["table"]
+        assert table is not None
+        channels = table.shape[1]
+        run = channels if layout == _CHANNELS_LAST else size // (x.shape[1] * channels)
         rows = size // run
-    pointers = {
-        name: (c_void_p * 4)(*(row.data_ptr() for row in value)) if isinstance(value, tuple) else value.data_ptr()
-        for name, value in given.items()
-        if value is not None
-    }
-    u_init, v_threshold, leak = (scalar.data_ptr() for scalar in scalars)
-    call = _Call(
-        rows=rows,
-        run=run,
-        channels=channels,
-        threads=min(torch.get_num_threads(), 1 + size * dyn.timesteps // VALUES_PER_THREAD),
-        constant=steps == 1,
-        gamma=dyn.gamma,
-        x=x.data_ptr(),
-        u_init=u_init,
-        v_threshold=v_threshold,
-        leak=leak,
-        **numbers,
-        **pointers,
-    )
-    library(dyn, x.dtype).lif_run(function, layout, ctypes.byref(call))
+    threads = min(torch.get_num_threads(), 1 + size * dyn.timesteps // VALUES_PER_THREAD)
+    u_init, v_threshold, leak = scalars
+    given = {**given, "x": x, "u_init": u_init, "v_threshold": v_threshold, "leak": leak}
+    # What is left out is null.
+    pointers = [0 if (tensor := given.get(name)) is None else tensor.data_ptr() for name in _POINTERS]
+    call = _CALL.pack(rows, run, channels, threads, steps == 1, dyn.gamma, eps, share, *pointers)
+    library(dyn, x.dtype).lif_run(function, layout, call)

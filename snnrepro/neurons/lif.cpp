@@ -211,7 +211,7 @@ template <Layout L> void backward(const Call& c) {
       const float* row = c.table + 4 * i * c.channels + channel;
       const double sum_gy = total[(1 + i) * c.channels + channel], invstd = row[3 * c.channels];
       const double factor = -double(c.share) * row[c.channels];
-      (i ? c.gshortcut_weight : c.gweight)[channel] = float(sum_gy * invstd);
+      (i ? c.gweight2 : c.gweight)[channel] = float(sum_gy * invstd);
       c.k[2 * i * c.channels + channel] = float(factor * invstd * invstd * sum_gy);
       c.k[(2 * i + 1) * c.channels + channel] = float(factor * total[channel]);
     }

@@ -20,7 +20,7 @@ constexpr int T = TIMESTEPS;
 using Value = VALUE;
 using Bits = std::conditional_t<T <= 8, uint8_t, std::conditional_t<T <= 16, int16_t, int32_t>>;
 
-// compiled.py mirrors it field by field. What is absent is null.
+// compiled.py packs it field by field. What is absent is null.
 struct Call {
   int64_t rows, run, channels;
   int32_t threads, constant;                // constant: x and shortcut have one step, shown T times
@@ -34,7 +34,7 @@ struct Call {
   int64_t* active_count;
   float* table;                             // of each norm rows mean, scale, shift, invstd (4, channels); by forward
   float* k;                                 // of each norm rows k1, k0 (2, channels), see statistics_rows; by backward
-  float *gweight, *gbias, *gshortcut_weight;  // (channels)
+  float *gweight, *gbias, *gweight2;        // (channels)
   float* gscalars;                          // of u_init, v_threshold, leak
   Value *gx, *gshortcut;
   float* g;                                 // dL/d(current), of the shape of x, with a norm; by backward

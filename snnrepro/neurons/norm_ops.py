@@ -4,8 +4,8 @@
 (``batch_stats``), its backward also carries the gradient through them, as batch norm's does; where they came from
 the batches of several ranks, ``share`` is the part of one value in them, and the ranks add up what they contribute.
 
-Outside, sequences are (T, B, C, H, W). The providers see (T, B, C, S), or (T, B, S, C) with ``channels_last``: what
-lies in memory; packed spikes have that shape without T. The flag holds for y, and the others follow it.
+Sequences are (T, B, C, H, W). The providers see them dense, with ``channels_last`` in memory as (T, B, H, W, C); packed
+spikes are (N,), in the order of memory. The flag holds for y, and the others follow it.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,32 @@ from torch import Tensor
 from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake_forward, provided, statistics_context
 
 
-def _inner(x: Tensor, channels_last: bool) -> Tensor:
-    return (x.permute(0, 1, 3, 4, 2).flatten(2, 3) if channels_last else x.flatten(3)).contiguous()
-
-
-def _outer(x: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
-    steps, batch, *_ = x.shape
-    # view, because unflatten takes three times as long.
-    return x.view(steps, batch, *size, -1).permute(0, 1, 4, 2, 3) if channels_last else x.view(steps, batch, -1, *size)
+def _dense(x: Tensor, channels_last: bool) -> Tensor:
+    """Returns ``x`` as it is where it lies in memory as the providers expect, else a copy."""
+    if not channels_last:
+        return x.contiguous()
+    _, batch, channels, height, width = x.shape
+    row = width * channels
+    strides = (batch * height * row, height * row, 1, row, channels)
+    return (
+        x if x.stride() == strides else torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+    )
 
 
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
-    o, *rest = _provided(arguments)
-    return _outer(o, arguments[0].shape[3:], arguments[16]), *rest
+    return _provided(arguments)
 
 
 def _norm_lif_infer(*arguments: Any) -> Tensor:
-    return _outer(_provided(arguments, True)[0], arguments[0].shape[3:], arguments[16])
+    return _provided(arguments, True)[0]
 
 
 def _provided(arguments: Sequence[Any], *outputs_alone: bool) -> tuple[Tensor, ...]:
     y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
     scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[14:17], arguments[17:]
-    added = None if shortcut is None else _inner(shortcut, channels_last)
+    added = None if shortcut is None else _dense(shortcut, channels_last)
     norms = (mean, var, weight, bias), None if norm2[0] is None else tuple(norm2)
-    tensors = (_inner(y, channels_last), norms[0], added, norms[1], *scalars)
+    tensors = (_dense(y, channels_last), norms[0], added, norms[1], *scalars)
     return provided("norm_lif", tensors, rules, eps, channels_last, *outputs_alone)
 
 
@@ -50,10 +51,9 @@ def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
     (share, batch_stats, channels_last), rules = arguments[8:11], arguments[11:]
     if share is None:
         share = y.shape[2] / y.numel() if batch_stats else 0.0
-    added = None if shortcut is None else _inner(shortcut, channels_last)
-    tensors = (_inner(go, channels_last), _inner(y, channels_last), spikes, rows, added, *scalars)
-    *found, gy, gshortcut = provided("norm_lif_gradients", tensors, rules, share, channels_last)
-    found += [None if g is None else _outer(g, y.shape[3:], channels_last) for g in (gy, gshortcut)]
+    added = None if shortcut is None else _dense(shortcut, channels_last)
+    tensors = (_dense(go, channels_last), _dense(y, channels_last), spikes, rows, added, *scalars)
+    found = provided("norm_lif_gradients", tensors, rules, share, channels_last)
     # An operator returns tensors only.
     return tuple(y.new_empty(0) if gradient is None else gradient for gradient in found)
 
@@ -110,7 +110,7 @@ def _(y, *rest):
 @norm_lif_op.register_fake
 def _(y, mean, *rest):
     channels_last, timesteps = rest[14:16]
-    left = fake_forward(_inner(y, channels_last), timesteps)
+    left = fake_forward(y.flatten(1), timesteps)
     rows = mean.new_empty(4 if rest[4] is None else 8, len(mean))
     return _empty(y, timesteps, channels_last), *left[1:], rows
 

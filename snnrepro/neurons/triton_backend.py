@@ -2,7 +2,8 @@
 
 Tensors are contiguous and on one device. LIF: x, o and go are (T, N), x may be (1, N) for a current that is constant
 over the window. With normalisation: y, o and go are (T, B, C, S), or (T, B, S, C) with ``channels_last``; y may have
-one step. fp32, bf16 or fp16; membranes and sums are fp32. Scalars ``u_init``, ``v_threshold``, ``leak`` are 0-d fp32.
+one step. Only the two functions that ``norm_ops.py`` calls meet (T, B, C, H, W), see there. fp32, bf16 or fp16;
+membranes and sums are fp32. Scalars ``u_init``, ``v_threshold``, ``leak`` are 0-d fp32.
 
 spikes: bit t of a neuron's number says that it fired in step t; uint8 up to 8 steps, int16 up to 16.
 norm, shortcut_norm: fp32 (rows, C), rows mean, scale, shift, and k1, k0 for ``norm_lif_backward``.
@@ -106,12 +107,17 @@ def norm_lif(
 ) -> tuple[Tensor, ...]:
     """Returns what ``norm_lif_forward`` does, and what the backward needs: the rows of one or two norms, (4 or 8, C).
 
+    y, shortcut: (T or 1, B, C, ...), dense, with ``channels_last`` in memory as (T or 1, B, ..., C), like o.
     norm, shortcut_norm: mean, var, weight, bias, each (C,). outputs_alone: returns (o,), and writes nothing else.
     """
     rows = torch.cat([norm_rows(*table, eps) for table in (norm, shortcut_norm) if table is not None])
-    tables = (rows[:3], shortcut, None if shortcut_norm is None else rows[4:7])
-    given: Any = (y, *tables, u_init, v_threshold, leak, dyn, channels_last)
-    return (norm_lif_infer(*given),) if outputs_alone else (*norm_lif_forward(*given), rows)
+    added = None if shortcut is None else _inner(shortcut, channels_last)
+    tables = (rows[:3], added, None if shortcut_norm is None else rows[4:7])
+    given: Any = (_inner(y, channels_last), *tables, u_init, v_threshold, leak, dyn, channels_last)
+    if outputs_alone:
+        return (_outer(norm_lif_infer(*given), y, channels_last),)
+    o, spikes, *sums = norm_lif_forward(*given)
+    return _outer(o, y, channels_last), spikes.view(-1), *sums, rows
 
 
 def norm_lif_gradients(
@@ -134,7 +140,9 @@ def norm_lif_gradients(
     """
     norm, norm2 = rows[:4], rows[4:] if len(rows) > 4 else None
     rest: Any = (u_init, v_threshold, leak, dyn, channels_last)
-    given = (shortcut, None if norm2 is None else norm2[:3])
+    shape, added = y, None if shortcut is None else _inner(shortcut, channels_last)
+    go, y = _inner(go, channels_last), _inner(y, channels_last)
+    given = (added, None if norm2 is None else norm2[:3])
     sums, gscalars = norm_lif_reduce(go, y, spikes, norm[:3], *given, *rest)
 
     def statistics(norm: Tensor, sum_gy: Tensor) -> Tensor:
@@ -147,8 +155,23 @@ def norm_lif_gradients(
     if norm2 is not None:
         table2 = torch.cat([norm2[:3], statistics(norm2, sums[2])])
         gweight2, gbias2 = sums[2] * norm2[3], sums[0].clone()
-    gy, gshortcut = norm_lif_backward(go, y, spikes, table, shortcut, table2, *rest)
+    gy, gadded = norm_lif_backward(go, y, spikes, table, added, table2, *rest)
+    gshortcut = None if gadded is None else _outer(gadded, shape, channels_last)
+    gy = _outer(gy, shape, channels_last)
     return sums[1] * norm[3], sums[0].clone(), gweight2, gbias2, gscalars, gy, gshortcut
+
+
+def _inner(x: Tensor, channels_last: bool) -> Tensor:
+    """Returns (T, B, C, ...) as it lies in memory, (T, B, C, S) or (T, B, S, C)."""
+    return x.movedim(2, -1).flatten(2, -2) if channels_last else x.flatten(3)
+
+
+def _outer(x: Tensor, like: Tensor, channels_last: bool) -> Tensor:
+    """Returns what ``_inner`` did to a tensor of the shape of ``like`` undone; ``x`` may have more steps."""
+    _, batch, channels, *size = like.shape
+    if channels_last:
+        return x.view(-1, batch, *size, channels).movedim(-1, 2)
+    return x.view(-1, batch, channels, *size)
 
 
 def norm_lif_reduce(

@@ -30,9 +30,13 @@ class GuardedTorch:
         self.buffers.append(buffer)
         return buffer[GUARD : GUARD + numel].view(shape)
 
+    def empty_strided(self, shape, strides, dtype=torch.float32, device=None):
+        """Returns poisoned memory of these strides, dense."""
+        return self.empty(shape, dtype=dtype).as_strided(shape, strides)
+
     def empty_like(self, other):
-        """Returns poisoned memory like ``other``."""
-        return self.empty(other.shape, dtype=other.dtype, device=other.device)
+        """Returns poisoned memory like ``other``, which is dense."""
+        return self.empty_strided(other.shape, other.stride(), dtype=other.dtype)
 
     def damaged(self) -> int:
         """Returns how many guards were written to."""
