@@ -42,7 +42,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     groups = parameter_groups(model, config)
     if config.name == "sgd":
         assert config.momentum is not None
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, foreach=True)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     # timm takes seconds to import, which the default run need not pay.
     from timm.optim import create_optimizer_v2
 
