@@ -1,5 +1,7 @@
 """The public ``lif``: checks its arguments, picks the implementation, and brings tensors into the kernels' layouts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,9 @@ from snnrepro.errors import ConfigError
 from snnrepro.neurons import norm_ops, ops
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.ops import snapshot
 from snnrepro.neurons.reference import LIFResult, lif_reference
+from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid
 from snnrepro.options import FAMILIES, LIF_BACKENDS, MAX_TIMESTEPS, RESETS, SURROGATES
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,11 +31,14 @@ def lif(
     detach_reset: bool,
     backend: str,
     statistics: bool = True,
+    threshold_map: str | None = None,
 ) -> LIFResult:
     """Returns what ``lif_reference`` defines, computed by ``backend`` (reference, compiled or triton).
 
     statistics: whether ``u_sum`` and ``active_count`` are asked for; without them and without gradients the kernels
     write outputs alone, and both are None. An ``x`` that a norm left uncomputed is normalised in the same kernel.
+    threshold_map: where given, v_threshold and tau are the raw values of ``reparam.py``, mapped by it and by
+    ``inverse_sigmoid``. Later changes of ``u_init`` do not reach the backward.
     float64 and empty inputs are computed by the reference. Raises ValueError for an unknown option, for ``timesteps``
     below 1, and for an input with another number of steps; ConfigError for more steps than the backend holds.
     """
@@ -39,23 +46,26 @@ def lif(
     outputs_alone = not statistics and not torch.is_grad_enabled()
     if isinstance(x, NormalisedCurrent):
         if _fusible(x, timesteps, backend):
-            return _norm_lif(x, _float32(u_init, v_threshold, tau), dyn, backend, outputs_alone)
+            scalars = _float32(u_init, v_threshold, tau, threshold_map)
+            return _norm_lif(x, scalars, (*dyn, threshold_map, backend), outputs_alone)
         x = x.tensor()
     if x.shape[0] not in (1, timesteps):
         raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
     if backend == "reference" or x.dtype not in FUSED_DTYPES or x.numel() == 0:
-        return lif_reference(x, u_init, v_threshold, tau, **dyn._asdict())
+        if threshold_map is not None:
+            v_threshold, tau = THRESHOLD_MAPS[threshold_map][0](v_threshold), inverse_sigmoid(tau)
+        return lif_reference(x, snapshot(u_init), v_threshold, tau, **dyn._asdict())
     # Any dense layout is one row of memory per step: the axes in memory order, merged.
     strides = x.stride()
     order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
     dense = x.permute(order).contiguous()
     rows = dense.reshape(dense.shape[0], -1)
-    scalars = _float32(u_init, v_threshold, tau)
+    arguments = (rows, *_float32(u_init, v_threshold, tau, threshold_map), *dyn, threshold_map, backend)
     u_sum = active_count = None
     if outputs_alone:
-        o = ops.lif_infer(rows, *scalars, *dyn, backend)
+        o = ops.lif_infer(*arguments)
     else:
-        o, _, u_sum, active_count = ops.lif(rows, *scalars, *dyn, backend)
+        o, _, u_sum, active_count, _ = ops.lif(*arguments)
     inverse = sorted(range(x.ndim), key=lambda position: order[position])
     return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
 
@@ -82,9 +92,12 @@ def _rules(
     return Dynamics(timesteps, family, surrogate, gamma, reset, detach_reset)
 
 
-def _float32(u_init: Tensor, v_threshold: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns u_init, v_threshold and leak as the kernels read them."""
-    return u_init.float(), v_threshold.float(), tau.float().reciprocal()
+def _float32(
+    u_init: Tensor, v_threshold: Tensor, tau: Tensor, threshold_map: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the scalars as the operators read them: see ``reparam.kernel_scalars``."""
+    tau = tau.float()
+    return u_init.float(), v_threshold.float(), tau.reciprocal() if threshold_map is None else tau
 
 
 def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
@@ -102,7 +115,7 @@ def _one_kind(x: NormalisedCurrent, shortcut: NormalisedCurrent) -> bool:
 
 
 def _norm_lif(
-    x: NormalisedCurrent, scalars: tuple[Tensor, ...], dyn: Dynamics, backend: str, outputs_alone: bool
+    x: NormalisedCurrent, scalars: tuple[Tensor, ...], rules: tuple[Any, ...], outputs_alone: bool
 ) -> LIFResult:
     shortcut = x.shortcut
     if isinstance(shortcut, NormalisedCurrent) and not _one_kind(x, shortcut):
@@ -118,8 +131,8 @@ def _norm_lif(
     else:
         added = (shortcut, None, None, None, None)
     flags = (x.share, x.eps, x.batch_stats, channels_last)
-    arguments = (x.y, *norm(x), *added, *scalars, *flags, *dyn, backend)
+    arguments = (x.y, *norm(x), *added, *scalars, *flags, *rules)
     if outputs_alone:
         return LIFResult(norm_ops.norm_lif_infer(*arguments), None, None)
-    o, _, u_sum, active_count, _ = norm_ops.norm_lif(*arguments)
+    o, _, u_sum, active_count, *_ = norm_ops.norm_lif(*arguments)
     return LIFResult(o, u_sum, active_count)

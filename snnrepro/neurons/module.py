@@ -109,21 +109,28 @@ class LIF(nn.Module):
         record: receives (m, s) of every step, each (...neurons), computed by the reference equations.
         """
         dynamics = self.dynamics(x.shape[0] if timesteps is None else timesteps)._asdict()
-        tau, v_threshold = self.tau, self.v_threshold
         if self.input_scale == "none":
             # (1 - 1/tau) * u + x is Eq. 1 of the current tau * x.
-            x = x.scaled(tau) if isinstance(x, NormalisedCurrent) else x * tau.to(x.dtype)
-        # A copy: the backward needs what the forward read, and the buffer moves before that.
-        u_init = self.u_init.new_zeros(()) if self.learn_u_init else snapshot(self.u_init)
+            x = x.scaled(self.tau) if isinstance(x, NormalisedCurrent) else x * self.tau.to(x.dtype)
+        u_init = self.u_init.new_zeros(()) if self.learn_u_init else self.u_init
         if self.learn_u_init:
             # u_init + (x[1] - u_init) / tau is the first step from 0 with the current x[1] + (tau - 1) * u_init.
             x = as_tensor(x).expand(dynamics["timesteps"], *x.shape[1:])
-            x = torch.cat([x[:1] + ((tau - 1) * self.u_init).to(x.dtype), x[1:]])
+            x = torch.cat([x[:1] + ((self.tau - 1) * self.u_init).to(x.dtype), x[1:]])
         if record is None and self.smoothing_raw is None and self.membrane_norm is None:
-            return lif(x, u_init, v_threshold, tau, **dynamics, backend=self.backend, statistics=self._moves_u_init)
+            return lif(
+                x,
+                u_init,
+                self.v_threshold_raw,
+                self.tau_raw,
+                **dynamics,
+                backend=self.backend,
+                statistics=self._moves_u_init,
+                threshold_map=self.threshold_map,
+            )
         smoothing = None if self.smoothing_raw is None else self.smoothing_raw.sigmoid()
         changed: dict[str, Any] = {"smoothing": smoothing, "membrane_norm": self.membrane_norm, "record": record}
-        return lif_reference(as_tensor(x), u_init, v_threshold, tau, **dynamics, **changed)
+        return lif_reference(as_tensor(x), snapshot(u_init), self.v_threshold, self.tau, **dynamics, **changed)
 
     @property
     def unsettled(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from snnrepro.neurons.ops import SCALARS, define, differentiable, eager_or, fake_forward, provided, statistics_context
+from snnrepro.neurons.reparam import kernel_scalars, raw_gradients
 
 
 def _dense(x: Tensor, channels_last: bool) -> Tensor:
@@ -30,30 +31,36 @@ def _dense(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _norm_lif(*arguments: Any) -> tuple[Tensor, ...]:
-    return _provided(arguments)
+    scalars = _scalars(arguments)
+    return *_provided(arguments, scalars), scalars
 
 
 def _norm_lif_infer(*arguments: Any) -> Tensor:
-    return _provided(arguments, True)[0]
+    return _provided(arguments, _scalars(arguments), True)[0]
 
 
-def _provided(arguments: Sequence[Any], *outputs_alone: bool) -> tuple[Tensor, ...]:
+def _scalars(arguments: Sequence[Any]) -> Tensor:
+    u_init, v_threshold, leak = arguments[10:13]
+    return kernel_scalars(u_init, v_threshold, leak, arguments[-2])
+
+
+def _provided(arguments: Sequence[Any], scalars: Tensor, *outputs_alone: bool) -> tuple[Tensor, ...]:
     y, mean, var, weight, bias, shortcut, *norm2 = arguments[:10]
-    scalars, (eps, _, channels_last), rules = arguments[10:13], arguments[14:17], arguments[17:]
+    (eps, _, channels_last), rules = arguments[14:17], arguments[17:]
     added = None if shortcut is None else _dense(shortcut, channels_last)
     norms = (mean, var, weight, bias), None if norm2[0] is None else tuple(norm2)
-    tensors = (_dense(y, channels_last), norms[0], added, norms[1], *scalars)
+    tensors: Any = (_dense(y, channels_last), norms[0], added, norms[1], *scalars.unbind(0))
     return provided("norm_lif", tensors, rules, eps, channels_last, *outputs_alone)
 
 
 def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    (go, y, spikes, rows, shortcut), scalars = arguments[:5], arguments[5:8]
-    (share, batch_stats, channels_last), rules = arguments[8:11], arguments[11:]
+    go, y, spikes, rows, shortcut, scalars, share, batch_stats, channels_last, *rules = arguments
     if share is None:
         share = y.shape[2] / y.numel() if batch_stats else 0.0
     added = None if shortcut is None else _dense(shortcut, channels_last)
-    tensors = (_dense(go, channels_last), _dense(y, channels_last), spikes, rows, added, *scalars)
-    found = provided("norm_lif_gradients", tensors, rules, share, channels_last)
+    tensors = (_dense(go, channels_last), _dense(y, channels_last), spikes, rows, added, *scalars.unbind(0))
+    *of_norms, gscalars, gy, gshortcut = provided("norm_lif_gradients", tensors, rules, share, channels_last)
+    found = (*of_norms, raw_gradients(gscalars, scalars, rules[-2]), gy, gshortcut)
     # An operator returns tensors only.
     return tuple(y.new_empty(0) if gradient is None else gradient for gradient in found)
 
@@ -62,9 +69,8 @@ def _context(ctx, inputs, output):
     y, _, _, _, _, shortcut, *norm2 = inputs[:10]
     ctx.flags = (shortcut is not None, norm2[0] is not None)
     ctx.tail = inputs[15:]
-    *output, rows = output
-    ctx.mark_non_differentiable(rows)
-    ctx.save_for_backward(y, statistics_context(ctx, output), rows, shortcut, *inputs[10:14])
+    rows, scalars = output[-2:]
+    ctx.save_for_backward(y, statistics_context(ctx, output), rows, shortcut, scalars, inputs[13])
 
 
 def _gradient(ctx, go, *_):
@@ -86,10 +92,10 @@ _FORWARD = (
     f"{SCALARS}, Tensor? share, float eps, bool batch_stats, bool channels_last"
 )
 _BACKWARD = (
-    "Tensor go, Tensor y, Tensor spikes, Tensor rows, Tensor? shortcut, "
-    f"{SCALARS}, Tensor? share, bool batch_stats, bool channels_last"
+    "Tensor go, Tensor y, Tensor spikes, Tensor rows, Tensor? shortcut, Tensor scalars, "
+    "Tensor? share, bool batch_stats, bool channels_last"
 )
-norm_lif_op = define("norm_lif", _FORWARD, 5, _norm_lif)
+norm_lif_op = define("norm_lif", _FORWARD, 6, _norm_lif)
 norm_lif_gradients_op = define("norm_lif_gradients", _BACKWARD, 7, _gradients)
 norm_lif_infer_op = define("norm_lif_infer", _FORWARD, 1, _norm_lif_infer)
 
@@ -112,12 +118,12 @@ def _(y, mean, *rest):
     channels_last, timesteps = rest[14:16]
     left = fake_forward(y.flatten(1), timesteps)
     rows = mean.new_empty(4 if rest[4] is None else 8, len(mean))
-    return _empty(y, timesteps, channels_last), *left[1:], rows
+    return _empty(y, timesteps, channels_last), *left[1:], rows, rows.new_empty(3)
 
 
 @norm_lif_gradients_op.register_fake
 def _(go, y, spikes, rows, shortcut, *rest):
-    channels_last = rest[5]
+    channels_last = rest[3]
     channel, absent = rows.new_empty(rows.shape[1]), y.new_empty(0)
     second = [torch.empty_like(channel) if len(rows) == 8 else y.new_empty(0) for _ in range(2)]
     gshortcut = absent if shortcut is None else _empty(shortcut, len(shortcut), channels_last)
@@ -129,6 +135,6 @@ def _(go, y, spikes, rows, shortcut, *rest):
 norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
 # o alone, without gradient, for the arguments of ``norm_lif``: nothing is kept for a backward.
 norm_lif_infer = eager_or(norm_lif_infer_op, _norm_lif_infer)
-# (o, spikes, u_sum, active_count, rows for the backward) for y (T or 1, B, C, H, W). mean, var, weight, bias: float32
-# (C,). shortcut: None or of y's shape, added as it is, or normalised where the other four are given.
+# (o, spikes, u_sum, active_count, rows and scalars for the backward) for y (T or 1, B, C, H, W). mean, var, weight,
+# bias: float32 (C,). shortcut: None or of y's shape, added as it is, or normalised where the other four are given.
 norm_lif = differentiable(norm_lif_op, _norm_lif, _context, _gradient)

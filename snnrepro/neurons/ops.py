@@ -19,10 +19,15 @@ from torch.library import CustomOpDef, custom_op
 
 from snnrepro.neurons.analytic import spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.reparam import kernel_scalars, raw_gradients
 
-# What ends the arguments of every operator: flags, then the fields of ``Dynamics``, and the provider.
+# What ends the arguments of every operator: flags, then the fields of ``Dynamics``, the map of the scalars as in
+# ``reparam.kernel_scalars``, and the provider. Backwards take the scalars that the forward found.
 SCALARS = "Tensor u_init, Tensor v_threshold, Tensor leak"
-RULES = "int timesteps, str family, str surrogate, float gamma, str reset, bool detach_reset, str backend"
+RULES = (
+    "int timesteps, str family, str surrogate, float gamma, str reset, bool detach_reset, "
+    "str? threshold_map, str backend"
+)
 
 
 @cache
@@ -35,7 +40,7 @@ def _provider(backend: str) -> ModuleType:
 
 def provided(function: str, tensors: Sequence[Tensor | None], rules: Sequence[Any], *flags: float) -> tuple:
     """Returns what the provider's ``function`` does; ``rules`` as in ``RULES``."""
-    *dyn, backend = rules
+    *dyn, _, backend = rules
     return tuple(getattr(_provider(backend), function)(*tensors, Dynamics(*dyn), *flags))
 
 
@@ -84,51 +89,55 @@ def fake_forward(x: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor, Ten
 
 def statistics_context(ctx, output) -> Tensor:
     """Marks all but o as without gradient, and returns the packed spikes, for the backward."""
-    _, spikes, u_sum, active_count = output
-    ctx.mark_non_differentiable(spikes, u_sum, active_count)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    return spikes
+    return output[1]
 
 
 snapshot_op = custom_op("snnrepro::snapshot", Tensor.clone, mutates_args=(), schema="(Tensor u_init) -> Tensor")
 snapshot_op.register_fake(torch.empty_like)
-# A copy of a buffer that moves before the backward reads it; no gradient. An operator, because a compiler drops a plain
-# clone, or makes it again in the backward, from the moved buffer.
+# For the reference: a copy of a buffer that moves before the backward reads it; no gradient. An operator, because a
+# compiler drops a plain clone, or makes it again in the backward, from the moved buffer.
 snapshot = eager_or(snapshot_op, Tensor.clone)
 
 
 def _lif(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *rules: Any) -> tuple[Tensor, ...]:
-    return provided("lif_forward", (x, u_init, v_threshold, leak), rules)
+    scalars = kernel_scalars(u_init, v_threshold, leak, rules[-2])
+    return *provided("lif_forward", (x, *scalars.unbind(0)), rules), scalars
 
 
-def _lif_backward(
-    go: Tensor, x: Tensor, spikes: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *rules: Any
-):
-    return provided("lif_backward", (go, x, spikes, u_init, v_threshold, leak), rules)
+def _lif_backward(go: Tensor, x: Tensor, spikes: Tensor, scalars: Tensor, *rules: Any) -> tuple[Tensor, Tensor]:
+    gx, gscalars = provided("lif_backward", (go, x, spikes, *scalars.unbind(0)), rules)
+    return gx, raw_gradients(gscalars, scalars, rules[-2])
 
 
 def _context(ctx, inputs, output):
-    x, u_init, v_threshold, leak, *ctx.rules = inputs
-    ctx.save_for_backward(x, statistics_context(ctx, output), u_init, v_threshold, leak)
+    x, _, _, _, *ctx.rules = inputs
+    ctx.save_for_backward(x, statistics_context(ctx, output), output[-1])
 
 
 def _gradient(ctx, go, *_):
     none = (None,) * len(ctx.rules)
     if go is None:
         return (None,) * 4 + none
-    gx, scalars = lif_backward(go.contiguous(), *ctx.saved_tensors, *ctx.rules)
-    return gx, *scalars.unbind(0), *none
+    gx, gscalars = lif_backward(go.contiguous(), *ctx.saved_tensors, *ctx.rules)
+    return gx, *gscalars.unbind(0), *none
 
 
-lif_op = define("lif", f"Tensor x, {SCALARS}", 4, _lif)
-lif_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: fake_forward(x, timesteps))
-lif_backward_op = define("lif_backward", f"Tensor go, Tensor x, Tensor spikes, {SCALARS}", 2, _lif_backward)
-lif_backward_op.register_fake(lambda go, x, *_: (torch.empty_like(x), x.new_empty(3, dtype=torch.float32)))
+def _three(x: Tensor) -> Tensor:
+    return x.new_empty(3, dtype=torch.float32)
+
+
+lif_op = define("lif", f"Tensor x, {SCALARS}", 5, _lif)
+lif_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: (*fake_forward(x, timesteps), _three(x)))
+lif_backward_op = define("lif_backward", "Tensor go, Tensor x, Tensor spikes, Tensor scalars", 2, _lif_backward)
+lif_backward_op.register_fake(lambda go, x, *_: (torch.empty_like(x), _three(x)))
 
 
 def _lif_infer(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, *rules: Any) -> Tensor:
-    *dyn, backend = rules
-    return _provider(backend).lif_infer(x, u_init, v_threshold, leak, Dynamics(*dyn))
+    *dyn, threshold_map, backend = rules
+    scalars = kernel_scalars(u_init, v_threshold, leak, threshold_map)
+    return _provider(backend).lif_infer(x, *scalars.unbind(0), Dynamics(*dyn))
 
 
 lif_infer_op = define("lif_infer", f"Tensor x, {SCALARS}", 1, _lif_infer)
@@ -138,5 +147,5 @@ lif_infer_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: x
 lif_infer = eager_or(lif_infer_op, _lif_infer)
 # Gradients of x, and of the three scalars as one tensor (3,).
 lif_backward = eager_or(lif_backward_op, _lif_backward)
-# (o (T, N), spikes (N,), u_sum, active_count) for x (T, N) or (1, N); see ``analytic.lif_forward``.
+# (o (T, N), spikes (N,), u_sum, active_count, scalars) for x (T, N) or (1, N); see ``analytic.lif_forward``.
 lif = differentiable(lif_op, _lif, _context, _gradient)

@@ -7,7 +7,9 @@ are the three gradient families bitwise the same network at V = 1.
 
 import math
 from collections.abc import Callable
+from ctypes import c_float
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,3 +44,48 @@ THRESHOLD_MAPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[float], fl
 def raw_of_tau(tau: float) -> float:
     """Returns ``w`` with ``1 / sigmoid(w) == tau``; ``tau`` must be above 1."""
     return -math.log(tau - 1)
+
+
+def kernel_scalars(u_init: Tensor, v_threshold: Tensor, leak: Tensor, threshold_map: str | None) -> Tensor:
+    """Returns u_init, v_threshold and leak = 1 / tau as one float32 tensor (3,), rounded as above, without gradient.
+
+    All 0-d. threshold_map: None where v_threshold and leak are these already; else they are raw, and this is the map of
+    the threshold.
+    """
+    if threshold_map is None:
+        return torch.stack([u_init, v_threshold, leak])
+    compute = _scalars_on_host if u_init.device.type == "cpu" else _scalars_on_device
+    return compute(u_init, v_threshold, leak, threshold_map)
+
+
+def raw_gradients(gradients: Tensor, scalars: Tensor, threshold_map: str | None) -> Tensor:
+    """Returns the gradients (3,) of what ``kernel_scalars`` was given, from those of what it returned."""
+    if threshold_map is None:
+        return gradients
+    return gradients * (_slopes_on_host if scalars.device.type == "cpu" else _slopes_on_device)(scalars, threshold_map)
+
+
+# On CPUs in Python's numbers: a torch operation on a single number takes as long as a small layer.
+
+
+def _scalars_on_host(u_init: Tensor, v_threshold_raw: Tensor, tau_raw: Tensor, threshold_map: str) -> Tensor:
+    k, w = v_threshold_raw.item(), tau_raw.item()
+    v_threshold = math.tanh(k) if threshold_map == "tanh" else max(k, 0.0) + math.log1p(math.exp(-abs(k)))
+    tau = math.inf if w < -700 else 1 + math.exp(-w)
+    return torch.tensor([u_init.item(), v_threshold, 1 / c_float(tau).value], dtype=torch.float32, device="cpu")
+
+
+def _scalars_on_device(u_init: Tensor, v_threshold_raw: Tensor, tau_raw: Tensor, threshold_map: str) -> Tensor:
+    return torch.stack([u_init, THRESHOLD_MAPS[threshold_map][0](v_threshold_raw), 1 / inverse_sigmoid(tau_raw)])
+
+
+def _slopes_on_host(scalars: Tensor, threshold_map: str) -> Tensor:
+    _, v_threshold, leak = scalars.tolist()
+    slope = 1 - v_threshold**2 if threshold_map == "tanh" else -math.expm1(-v_threshold)
+    return torch.tensor([1.0, slope, leak * (1 - leak)], dtype=torch.float32, device="cpu")
+
+
+def _slopes_on_device(scalars: Tensor, threshold_map: str) -> Tensor:
+    _, v_threshold, leak = scalars.unbind(0)
+    slope = 1 - v_threshold**2 if threshold_map == "tanh" else -torch.expm1(-v_threshold)
+    return torch.stack([torch.ones_like(slope), slope, leak * (1 - leak)])

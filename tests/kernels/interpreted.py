@@ -186,7 +186,7 @@ def test_without_gradients_a_layer_writes_outputs_alone(channels_last, shortcut,
 
 
 def test_operators_without_gradient():
-    dyn = (3, "trsg", "triangular", 1.0, "soft", False, "triton")
+    dyn = (3, "trsg", "triangular", 1.0, "soft", False, None, "triton")
     x, row = torch.randn(3, 10), torch.ones(4)
     torch.library.opcheck(ops.lif_infer_op, (x, *scalars(), *dyn))
     tail = (*(None,) * 5, *scalars(), None, 1e-5, False, False)

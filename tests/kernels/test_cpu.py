@@ -110,8 +110,8 @@ def norm_lif_errors(dyn, shape, dtype, static, channels_last, shortcut, seed):
 
     added = outer(side) if shortcut else None
     inputs = (outer(y), *moments(y.detach()), weight, bias, added, *second, *given_scalars)
-    arguments = (*inputs, None, EPS, True, channels_last, *dyn, "compiled")
-    o, spikes, u_sum, count, _ = norm_ops.norm_lif(*arguments)
+    arguments = (*inputs, None, EPS, True, channels_last, *dyn, None, "compiled")
+    o, spikes, u_sum, count, *_ = norm_ops.norm_lif(*arguments)
     with torch.no_grad():
         assert torch.equal(norm_ops.norm_lif_infer(*arguments), o)
     o = o[..., 0].transpose(2, 3) if channels_last else o[..., 0]

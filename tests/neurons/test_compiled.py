@@ -114,7 +114,7 @@ def test_a_compiled_layer_keeps_the_u_init_its_forward_read(backend, compiler):
 @pytest.mark.slow
 def test_operators_are_registered_as_torch_wants_them():
     scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 1.0, 0.5)]
-    flat = (4, "trsg", "rectangular", 1.0, "soft", False, "compiled")
+    flat = (4, "trsg", "rectangular", 1.0, "soft", False, None, "compiled")
     torch.library.opcheck(ops.lif_op, (torch.randn(1, 50, requires_grad=True), *scalars, *flat))
     y, shortcut = (torch.randn(4, 3, 6, 2, 5).permute(0, 1, 4, 2, 3).detach().requires_grad_() for _ in range(2))
     norm = [torch.rand(5), torch.rand(5), torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from snnrepro.neurons.reparam import inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
+from snnrepro.neurons import reparam
+from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid, inverse_softplus, raw_of_tau, softplus
 
 
 @pytest.mark.parametrize("exponent", range(-8, 5))
@@ -58,3 +59,34 @@ def test_derivatives():
         raw = torch.tensor(scale, requires_grad=True)
         (softplus(raw) + inverse_sigmoid(raw)).backward()
         assert raw.grad.isfinite()
+
+
+RAW = [*torch.linspace(-20, 20, 400).tolist(), -math.inf, math.inf, math.nan, -1e4, -88.5, -100.0, 100.0, 1e4]
+
+
+@pytest.mark.parametrize("threshold_map", THRESHOLD_MAPS)
+def test_what_kernels_read_is_what_the_maps_give(threshold_map):
+    to_v_threshold, u_init = THRESHOLD_MAPS[threshold_map][0], torch.tensor(0.3)
+    for raw in map(torch.tensor, RAW):
+        expected = torch.stack([u_init, to_v_threshold(raw), 1 / inverse_sigmoid(raw)])
+        for compute in (reparam.kernel_scalars, reparam._scalars_on_device):
+            found = compute(u_init, raw, raw, threshold_map)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    given = torch.tensor([0.3, 0.7, 0.4])
+    assert torch.equal(reparam.kernel_scalars(*given, None), given)
+
+
+@pytest.mark.parametrize("threshold_map", THRESHOLD_MAPS)
+@pytest.mark.parametrize("device", ["host", "device"])
+def test_gradients_go_through_the_maps(threshold_map, device, monkeypatch):
+    if device == "device":
+        monkeypatch.setattr(reparam, "_slopes_on_host", reparam._slopes_on_device)
+    gradients = torch.tensor([2.0, 3.0, 5.0])
+    for value in (-8.0, -1.0, 0.0, 0.5, 4.0):
+        raw = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.3, value, value / 2)]
+        mapped = raw[0], THRESHOLD_MAPS[threshold_map][0](raw[1]), 1 / inverse_sigmoid(raw[2])
+        expected = torch.autograd.grad(torch.stack(mapped), raw, gradients.double())
+        scalars = reparam.kernel_scalars(*(x.detach().float() for x in raw), threshold_map)
+        found = reparam.raw_gradients(gradients, scalars, threshold_map)
+        torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
+    assert reparam.raw_gradients(gradients, scalars, None) is gradients
