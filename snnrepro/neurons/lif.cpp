@@ -37,7 +37,9 @@ template <Layout L, int W> struct Current {
     return per_channel<L>(c, table + at_row * c.channels, row, column, n);
   }
   ALWAYS int64_t of_step(int t, int w) const { return t * c.size() + at[w]; }
-  template <class D> ALWAYS Vec read(const D* from, int t, int w) const { return load(from + of_step(c.constant ? 0 : t, w), n); }
+  template <class D> ALWAYS Vec read(const D* from, int t, int w) const {
+    return load(from + of_step(c.constant ? 0 : t, w), n);
+  }
   ALWAYS Vec operator()(int t, int w) const {
     Vec x = read(c.x, t, w);
     if constexpr (L != FLAT) {
