@@ -112,6 +112,18 @@ def test_a_compiled_layer_keeps_the_u_init_its_forward_read(backend, compiler):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+def test_a_compiled_function_has_the_gradients_of_all_scalars(backend):
+    x, go = torch.randn(2, 4, 6, 50, generator=torch.Generator().manual_seed(0))
+    found = []
+    for run in (lif, torch.compile(lif, backend="aot_eager", fullgraph=True)):
+        scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 0.7, 2.3)]
+        found.append(torch.autograd.grad(run(2 * x, *scalars, **options(backend)).o.mul(go).sum(), scalars))
+    assert all(gradient != 0 for gradient in found[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_operators_are_registered_as_torch_wants_them():
     scalars = [torch.tensor(value, requires_grad=True) for value in (0.1, 1.0, 0.5)]
     flat = (4, "trsg", "rectangular", 1.0, "soft", False, None, "compiled")
