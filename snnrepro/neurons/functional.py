@@ -53,10 +53,8 @@ def lif(
         raise ValueError(f"input has {x.shape[0]} steps, expected 1 or timesteps={timesteps}")
     if backend == "reference" or x.dtype not in FUSED_DTYPES or x.numel() == 0:
         if threshold_map is not None:
-            v_threshold, tau = THRESHOLD_MAPS[threshold_map][0](v_threshold), inverse_sigmoid(tau)
-        # What is learned does not move within a step, and its gradient would end at the copy.
-        start = u_init if u_init.requires_grad else snapshot(u_init)
-        return lif_reference(x, start, v_threshold, tau, **dyn._asdict())
+            v_threshold, tau = THRESHOLD_MAPS[threshold_map].of_tensor(v_threshold), inverse_sigmoid(tau)
+        return lif_reference(x, snapshot(u_init), v_threshold, tau, **dyn._asdict())
     # Any dense layout is one row of memory per step: the axes in memory order, merged.
     strides = x.stride()
     order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]

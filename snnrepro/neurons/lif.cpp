@@ -247,7 +247,9 @@ template <Layout L> void through_norm_part(Call c, int thread, int threads, Noth
     Vec g[T][W];
     UNROLL for (int t = 0; t < T; ++t) UNROLL for (int w = 0; w < W; ++w) g[t][w] = current.read(c.g, t, w);
     write_gradient<L, W>(c, current, g, c.gx, c.x, 0, true);
-    if (c.gshortcut) write_gradient<L, W>(c, current, g, c.gshortcut, c.shortcut, 1, c.norms() == 2);
+    // g is the gradient of a shortcut without a norm, and may lie in its place already.
+    const bool written = c.norms() == 1 && (const void*)c.gshortcut == c.g;
+    if (c.gshortcut && !written) write_gradient<L, W>(c, current, g, c.gshortcut, c.shortcut, 1, c.norms() == 2);
   }, [](int64_t) INLINED {});
 }
 

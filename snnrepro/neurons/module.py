@@ -63,7 +63,7 @@ class LIF(nn.Module):
         self.threshold_map, self.input_scale, self.learn_u_init = threshold_map, input_scale, learn_u_init
         self._make_membrane_norm = membrane_norm
         self.membrane_norm: nn.Module | None = None
-        self._scalar("v_threshold_raw", THRESHOLD_MAPS[threshold_map][1](v_threshold), learn_threshold)
+        self._scalar("v_threshold_raw", THRESHOLD_MAPS[threshold_map].inverse(v_threshold), learn_threshold)
         self._scalar("tau_raw", raw_of_tau(tau), learn_tau)
         if learn_u_init:
             self.u_init = UninitializedParameter()
@@ -80,7 +80,7 @@ class LIF(nn.Module):
     @property
     def v_threshold(self) -> Tensor:
         """The firing threshold, 0-d, differentiable where learnable (paper Sec. 9.2)."""
-        return THRESHOLD_MAPS[self.threshold_map][0](self.v_threshold_raw)
+        return THRESHOLD_MAPS[self.threshold_map].of_tensor(self.v_threshold_raw)
 
     @property
     def tau(self) -> Tensor:

@@ -96,8 +96,9 @@ def statistics_context(ctx, output) -> Tensor:
 
 snapshot_op = custom_op("snnrepro::snapshot", Tensor.clone, mutates_args=(), schema="(Tensor u_init) -> Tensor")
 snapshot_op.register_fake(torch.empty_like)
-# For the reference: a copy of a buffer that moves before the backward reads it; no gradient. An operator, because a
-# compiler drops a plain clone, or makes it again in the backward, from the moved buffer.
+snapshot_op.register_autograd(lambda ctx, gradient: gradient)
+# For the reference: a copy of a buffer that moves before the backward reads it. An operator, because a compiler drops a
+# plain clone, or makes it again in the backward, from the moved buffer.
 snapshot = eager_or(snapshot_op, Tensor.clone)
 
 

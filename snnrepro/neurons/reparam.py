@@ -8,6 +8,7 @@ are the three gradient families bitwise the same network at V = 1.
 import math
 from collections.abc import Callable
 from ctypes import c_float
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,10 +35,26 @@ def inverse_sigmoid(tau_raw: Tensor) -> Tensor:
     return (1 + (-tau_raw.double()).exp()).to(tau_raw.dtype)
 
 
-# threshold_map: the map, and its inverse for the initial value.
-THRESHOLD_MAPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[float], float]]] = {
-    "softplus": (softplus, inverse_softplus),
-    "tanh": (tanh, math.atanh),
+class ThresholdMap(NamedTuple):
+    """A map of the raw threshold: of a tensor, its inverse for the initial value, and the map of one number.
+
+    slope: the derivative where the map gives v, with the functions of a module, ``math`` or ``torch``.
+    """
+
+    of_tensor: Callable[[Tensor], Tensor]
+    inverse: Callable[[float], float]
+    of_number: Callable[[float], float]
+    slope: Callable[[Any, Any], Any]
+
+
+THRESHOLD_MAPS = {
+    "softplus": ThresholdMap(
+        softplus,
+        inverse_softplus,
+        lambda k: max(k, 0.0) + math.log1p(math.exp(-abs(k))),
+        lambda v, module: -module.expm1(-v),
+    ),
+    "tanh": ThresholdMap(tanh, math.atanh, math.tanh, lambda v, _: 1 - v * v),
 }
 
 
@@ -70,22 +87,22 @@ def raw_gradients(gradients: Tensor, scalars: Tensor, threshold_map: str | None)
 
 def _scalars_on_host(u_init: Tensor, v_threshold_raw: Tensor, tau_raw: Tensor, threshold_map: str) -> Tensor:
     k, w = v_threshold_raw.item(), tau_raw.item()
-    v_threshold = math.tanh(k) if threshold_map == "tanh" else max(k, 0.0) + math.log1p(math.exp(-abs(k)))
+    v_threshold = THRESHOLD_MAPS[threshold_map].of_number(k)
     tau = math.inf if w < -700 else 1 + math.exp(-w)
     return torch.tensor([u_init.item(), v_threshold, 1 / c_float(tau).value], dtype=torch.float32, device="cpu")
 
 
 def _scalars_on_device(u_init: Tensor, v_threshold_raw: Tensor, tau_raw: Tensor, threshold_map: str) -> Tensor:
-    return torch.stack([u_init, THRESHOLD_MAPS[threshold_map][0](v_threshold_raw), 1 / inverse_sigmoid(tau_raw)])
+    return torch.stack([u_init, THRESHOLD_MAPS[threshold_map].of_tensor(v_threshold_raw), 1 / inverse_sigmoid(tau_raw)])
 
 
 def _slopes_on_host(scalars: Tensor, threshold_map: str) -> Tensor:
     _, v_threshold, leak = scalars.tolist()
-    slope = 1 - v_threshold**2 if threshold_map == "tanh" else -math.expm1(-v_threshold)
+    slope = THRESHOLD_MAPS[threshold_map].slope(v_threshold, math)
     return torch.tensor([1.0, slope, leak * (1 - leak)], dtype=torch.float32, device="cpu")
 
 
 def _slopes_on_device(scalars: Tensor, threshold_map: str) -> Tensor:
     _, v_threshold, leak = scalars.unbind(0)
-    slope = 1 - v_threshold**2 if threshold_map == "tanh" else -torch.expm1(-v_threshold)
+    slope = THRESHOLD_MAPS[threshold_map].slope(v_threshold, torch)
     return torch.stack([torch.ones_like(slope), slope, leak * (1 - leak)])

@@ -66,7 +66,7 @@ RAW = [*torch.linspace(-20, 20, 400).tolist(), -math.inf, math.inf, math.nan, -1
 
 @pytest.mark.parametrize("threshold_map", THRESHOLD_MAPS)
 def test_what_kernels_read_is_what_the_maps_give(threshold_map):
-    to_v_threshold, u_init = THRESHOLD_MAPS[threshold_map][0], torch.tensor(0.3)
+    to_v_threshold, u_init = THRESHOLD_MAPS[threshold_map].of_tensor, torch.tensor(0.3)
     for raw in map(torch.tensor, RAW):
         expected = torch.stack([u_init, to_v_threshold(raw), 1 / inverse_sigmoid(raw)])
         for compute in (reparam.kernel_scalars, reparam._scalars_on_device):
@@ -84,7 +84,7 @@ def test_gradients_go_through_the_maps(threshold_map, device, monkeypatch):
     gradients = torch.tensor([2.0, 3.0, 5.0])
     for value in (-8.0, -1.0, 0.0, 0.5, 4.0):
         raw = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.3, value, value / 2)]
-        mapped = raw[0], THRESHOLD_MAPS[threshold_map][0](raw[1]), 1 / inverse_sigmoid(raw[2])
+        mapped = raw[0], THRESHOLD_MAPS[threshold_map].of_tensor(raw[1]), 1 / inverse_sigmoid(raw[2])
         expected = torch.autograd.grad(torch.stack(mapped), raw, gradients.double())
         scalars = reparam.kernel_scalars(*(x.detach().float() for x in raw), threshold_map)
         found = reparam.raw_gradients(gradients, scalars, threshold_map)
