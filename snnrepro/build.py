@@ -11,6 +11,7 @@ from torch import nn
 from snnrepro import losses
 from snnrepro.config import RunConfig
 from snnrepro.data import Data, build_data
+from snnrepro.layers import SequenceDropout
 from snnrepro.losses import Loss
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
@@ -97,7 +98,7 @@ def _network(run: RunConfig, in_shape: Sequence[int], num_classes: int, mean_ove
         "in_shape": in_shape,
         "num_classes": num_classes,
         "widths": model.widths,
-        "dropout": model.dropout,
+        "make_dropout": partial(SequenceDropout, model.dropout, model.dropout_per_step),
         "timesteps": run.timesteps,
         "mean_over_time": mean_over_time,
         "make_neuron": neuron_factory(run),

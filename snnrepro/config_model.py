@@ -28,6 +28,7 @@ class ModelConfig:
     head: str | None
     hidden: int | None
     dropout: float
+    dropout_per_step: bool
     fc_spike: bool | None
 
     def __post_init__(self) -> None:

@@ -17,18 +17,18 @@ def make_classifier(features: int, num_classes: int) -> nn.Module:
     return nn.Linear(features, num_classes) if num_classes else nn.Identity()
 
 
-class TimeSharedDropout(nn.Module):
-    """Dropout whose mask is drawn once per sample and held over the window."""
+class SequenceDropout(nn.Module):
+    """Dropout of a sequence: one mask per sample, held over the window, or with ``per_step`` one for every step."""
 
-    def __init__(self, p: float):
+    def __init__(self, p: float, per_step: bool = False):
         super().__init__()
-        self.p = p
+        self.p, self.per_step = p, per_step
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x`` (T, B, ...) with dropped features zeroed at every step, the rest scaled by 1/(1-p)."""
+        """Returns ``x`` (T, B, ...) with dropped features zeroed, the rest scaled by 1/(1-p)."""
         if not self.training or self.p == 0:
             return x
-        return x * F.dropout(torch.ones_like(x[0]), self.p)
+        return F.dropout(x, self.p) if self.per_step else x * F.dropout(torch.ones_like(x[0]), self.p)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, per_step={self.per_step}"

@@ -18,25 +18,35 @@ from snnrepro.config import RunConfig
 from snnrepro.errors import StorageError
 
 # Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
-NUMERICS = 2
+NUMERICS = 3
 
-# Where and how, not what: these do not change a result, so they do not make another run.
-_NOT_IDENTITY = {
-    "runtime": ("output_dir", "workers", "threads", "checkpoint_minutes", "processes", "rank_timeout"),
-    "dataset": ("root", "download"),
-}
+# Where and how a run executes does not make it another run; its precision does.
+_ELSEWHERE = ("logger", "runtime", "dataset.root", "dataset.download")
+PRECISION = "runtime.precision"
+
+
+def in_identity(key: str) -> bool:
+    """Returns whether another value of the dotted ``key`` makes another run. The record says what any key was."""
+    return key == PRECISION or not any(key == outer or key.startswith(outer + ".") for outer in _ELSEWHERE)
 
 
 def run_id(run: RunConfig) -> str:
     """Returns ``<dataset>-<model>-<family>-s<seed>-<10 hex digits>``; equal values give equal ids."""
-    plain = to_plain(run)
-    del plain["logger"]
-    for section, names in _NOT_IDENTITY.items():
-        for name in names:
-            del plain[section][name]
-    text = json.dumps({"numerics": NUMERICS, "config": plain}, sort_keys=True)
+    text = json.dumps({"numerics": NUMERICS, "config": _identity(to_plain(run))}, sort_keys=True)
     name = f"{run.dataset.name}-{run.model.name}-{run.neuron.family}-s{run.seed}"
     return f"{name}-{io.sha256(text.encode())[:10]}"
+
+
+def _identity(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the nested values without those that make no other run."""
+    kept = {}
+    for name, value in plain.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            kept[name] = _identity(value, key + ".")
+        elif in_identity(key):
+            kept[name] = value
+    return kept
 
 
 def run_path(run: RunConfig) -> Path:

@@ -93,7 +93,7 @@ def test_presets_differ_as_designed():
         assert (lif.family, lif.v_threshold, lif.tau, lif.reset) == ("as_sg", 1.0, 2.0, "soft")
         assert not (lif.learn_threshold or lif.learn_tau or lif.mp_init.enabled)
         assert trsg.family == "trsg" and trsg.learn_threshold and trsg.learn_tau and trsg.mp_init.enabled
-        assert trsg.mp_init.beta == 0.9
+        assert trsg.mp_init.beta == 0.1
         for family in ("as_sg", "rs_sg"):
             other = make([f"neuron={family}"]).neuron
             assert other.family == family

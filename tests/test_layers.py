@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnrepro.layers import TimeSharedDropout, per_step
+from snnrepro.layers import SequenceDropout, per_step
 
 
 def sequence(*shape):
@@ -34,7 +34,7 @@ def test_per_step_calls_the_module_once():
 def test_dropout_mask_is_shared_over_time_and_drawn_per_sample():
     torch.manual_seed(0)
     x = torch.ones(5, 64, 40)
-    y = TimeSharedDropout(0.25)(x)
+    y = SequenceDropout(0.25)(x)
     assert torch.equal(y, y[:1].expand_as(y))
     assert not torch.equal(y[0, 0], y[0, 1])
     assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
@@ -43,9 +43,17 @@ def test_dropout_mask_is_shared_over_time_and_drawn_per_sample():
     assert not torch.equal(free, free[:1].expand_as(free))
 
 
+def test_dropout_draws_a_mask_for_every_step_where_asked():
+    torch.manual_seed(0)
+    y = SequenceDropout(0.25, per_step=True)(torch.ones(5, 64, 40))
+    assert not any(torch.equal(y[0], step) for step in y[1:])
+    assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert (y == 0).float().mean((1, 2)).tolist() == pytest.approx([0.25] * 5, abs=0.04)
+
+
 def test_dropout_is_the_identity_in_evaluation_and_at_zero():
     x = sequence(3, 4, 5)
     state = torch.get_rng_state()
-    assert TimeSharedDropout(0.5).eval()(x) is x
-    assert TimeSharedDropout(0.0)(x) is x
+    assert SequenceDropout(0.5).eval()(x) is x
+    assert SequenceDropout(0.0, per_step=True)(x) is x
     assert torch.equal(torch.get_rng_state(), state)

@@ -87,7 +87,7 @@ def make_layer(
         learn_threshold=learn_threshold,
         learn_tau=learn_tau,
         mp_init=False,
-        beta=0.9,
+        beta=0.1,
         backend=backend,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
+from snnrepro.layers import make_classifier, per_step
 from snnrepro.options import CONNECTS
 
 
@@ -58,9 +58,9 @@ class BasicBlock(nn.Module):
 class PooledHead(nn.Module):
     """Global average, one linear layer per step."""
 
-    def __init__(self, channels: int, num_classes: int, dropout: float):
+    def __init__(self, channels: int, num_classes: int, make_dropout: Callable):
         super().__init__()
-        self.dropout = TimeSharedDropout(dropout)
+        self.dropout = make_dropout()
         self.fc = make_classifier(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""7-layer CNN for DVS-CIFAR10: 64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-1024FC-10FC (paper Table 1).
+"""7-layer CNN for DVS-CIFAR10: 64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-1024FC-10FC (paper Sec. 9.1).
 
 Sequences are (T, B, C, H, W). Five spiking layers, six with ``fc_spike``.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
+from snnrepro.layers import make_classifier, per_step
 from snnrepro.models.stem import Stem
 
 
@@ -46,10 +46,10 @@ class CNN7(nn.Module):
         num_classes: int,
         widths: Sequence[int],
         hidden: int,
-        dropout: float,
         fc_spike: bool,
         timesteps: int,
         mean_over_time: bool,
+        make_dropout: Callable,
         make_neuron: Callable,
         make_norm: Callable,
     ):
@@ -66,7 +66,7 @@ class CNN7(nn.Module):
         self.conv4 = ConvUnit(b, c, make_neuron, make_norm)
         self.conv5 = ConvUnit(c, c, make_neuron, make_norm)
         self.pool = nn.AvgPool2d(2)
-        self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
+        self.dropout1, self.dropout2 = make_dropout(), make_dropout()
         self.fc1 = nn.Linear(c * (in_shape[1] // 8) * (in_shape[2] // 8), hidden)
         self.sn6 = make_neuron() if fc_spike else nn.Identity()
         self.fc = make_classifier(hidden, num_classes)

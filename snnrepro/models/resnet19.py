@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from snnrepro.layers import TimeSharedDropout, make_classifier, per_step
+from snnrepro.layers import make_classifier, per_step
 from snnrepro.models.blocks import BasicBlock, PooledHead, conv
 from snnrepro.models.resnet import ResNet
 from snnrepro.models.stem import Stem
@@ -18,9 +18,9 @@ from snnrepro.options import HEADS
 class _TetHead(nn.Module):
     """Global average, linear, LIF, linear (the head of TET's and tdBN's ResNet-19)."""
 
-    def __init__(self, channels: int, hidden: int, num_classes: int, dropout: float, make_neuron: Callable):
+    def __init__(self, channels: int, hidden: int, num_classes: int, make_dropout: Callable, make_neuron: Callable):
         super().__init__()
-        self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
+        self.dropout1, self.dropout2 = make_dropout(), make_dropout()
         self.fc1 = nn.Linear(channels, hidden)
         self.sn = make_neuron()
         self.fc = make_classifier(hidden, num_classes)
@@ -33,10 +33,10 @@ class _TetHead(nn.Module):
 class _TebnHead(nn.Module):
     """2x2 average, flatten, two linear layers without a neuron between them (TEBN's and TAB's head)."""
 
-    def __init__(self, features: int, hidden: int, num_classes: int, dropout: float):
+    def __init__(self, features: int, hidden: int, num_classes: int, make_dropout: Callable):
         super().__init__()
         self.pool = nn.AvgPool2d(2)
-        self.dropout1, self.dropout2 = TimeSharedDropout(dropout), TimeSharedDropout(dropout)
+        self.dropout1, self.dropout2 = make_dropout(), make_dropout()
         self.fc1 = nn.Linear(features, hidden)
         self.fc = make_classifier(hidden, num_classes)
 
@@ -50,8 +50,8 @@ class ResNet19(ResNet):
 
     in_shape: (C, H, W) of one frame. stem_width, widths, blocks: channels of the stem and of the three
     stages, blocks per stage. head: official | tet | tebn; ``hidden`` is the inner width of the latter two.
-    make_neuron() -> LIF, make_norm(channels, residual=...) -> norm. timesteps: T for static images when the
-    call names none. mean_over_time: whether forward averages the logits over T.
+    make_neuron() -> LIF, make_norm(channels, residual=...) -> norm, make_dropout() -> dropout of a sequence.
+    timesteps: T for static images when the call names none. mean_over_time: whether forward averages the logits over T.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class ResNet19(ResNet):
         blocks: Sequence[int],
         head: str,
         hidden: int,
-        dropout: float,
         timesteps: int,
         mean_over_time: bool,
+        make_dropout: Callable,
         make_neuron: Callable,
         make_norm: Callable,
     ):
@@ -77,14 +77,14 @@ class ResNet19(ResNet):
         self.sn1 = make_neuron()
         self.pool = nn.Identity()
         self._add_stages(BasicBlock, stem_width, widths, blocks, make_neuron, make_norm)
-        self.head = self._make_head(head, widths[-1], in_shape, hidden, num_classes, dropout, make_neuron)
+        self.head = self._make_head(head, widths[-1], in_shape, hidden, num_classes, make_dropout, make_neuron)
 
-    def _make_head(self, head, channels, in_shape, hidden, num_classes, dropout, make_neuron) -> nn.Module:
+    def _make_head(self, head, channels, in_shape, hidden, num_classes, make_dropout, make_neuron) -> nn.Module:
         if head == "official":
-            return PooledHead(channels, num_classes, dropout)
+            return PooledHead(channels, num_classes, make_dropout)
         if head == "tet":
-            return _TetHead(channels, hidden, num_classes, dropout, make_neuron)
+            return _TetHead(channels, hidden, num_classes, make_dropout, make_neuron)
         if head == "tebn":
             size = [-(-side // 2 ** (self.stages - 1)) // 2 for side in in_shape[1:]]
-            return _TebnHead(channels * size[0] * size[1], hidden, num_classes, dropout)
+            return _TebnHead(channels * size[0] * size[1], hidden, num_classes, make_dropout)
         raise ValueError(f"head={head!r} is not one of {', '.join(HEADS)}")

@@ -35,9 +35,9 @@ class ResNet34(ResNet):
         blocks: Sequence[int],
         connect: str | None,
         tie_thresholds: bool,
-        dropout: float,
         timesteps: int,
         mean_over_time: bool,
+        make_dropout: Callable,
         make_neuron: Callable,
         make_norm: Callable,
     ):
@@ -53,16 +53,17 @@ class ResNet34(ResNet):
         self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         make_block = BasicBlock if connect is None else partial(SEWBlock, connect=connect)
         self._add_stages(make_block, channels, widths, blocks, make_neuron, make_norm)
-        self.head = PooledHead(widths[-1], num_classes, dropout)
-        self._initialise()
+        self.head = PooledHead(widths[-1], num_classes, make_dropout)
+        self._initialise(connect)
         if tie_thresholds:
             self._tie_thresholds()
 
-    def _initialise(self) -> None:
+    def _initialise(self, connect: str | None) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
+            # SEW's authors leave the classifier as torch makes it.
+            elif isinstance(module, nn.Linear) and connect is None:
                 nn.init.normal_(module.weight, 0, 0.01)
                 nn.init.zeros_(module.bias)
 

@@ -2,8 +2,8 @@
 
 After each training batch, ``u_init <- (1 - beta) * u_init + beta * batch_mean``, where ``batch_mean`` is
 the mean membrane after the last reset over the active neurons of the layer (all samples, channels and
-positions jointly, of all ranks). ``beta`` is the weight of the new batch: 0.9 as printed in the paper, 0.1
-as in the authors' released code.
+positions jointly, of all ranks). ``beta`` is the weight of the new batch. Algorithm 1 prints the two factors the other
+way round, with 0.9 for the new batch; every program of the authors keeps 0.9 of the old mean, and so does the default.
 """
 
 from collections.abc import Iterator, Sequence

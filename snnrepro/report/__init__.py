@@ -14,7 +14,7 @@ from snnrepro.jobs import Job, run_jobs
 from snnrepro.report import readme, render
 from snnrepro.report.document import document
 from snnrepro.report.machine import lacking
-from snnrepro.report.select import Cell, changes, distinct_jobs, expand, missing_jobs, same_experiment
+from snnrepro.report.select import Cell, changes, distinct_jobs, expand, missing_jobs
 from snnrepro.report.tables import SCALES, Table, load, names
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(list(argv))
     table, extra = load(args.name), list(args.overrides)
     quoted = Path(args.readme) if args.readme else None
-    if quoted and not same_experiment(extra):
+    if quoted and changes(extra):
         raise ConfigError(f"--readme quotes the table as it is; leave out {' '.join(changes(extra))}")
     if args.check:
         if quoted is None:
@@ -65,9 +65,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print_plan(table: Table, scale: str, cells: Sequence[Cell], missing: Sequence[Job], *, commands: bool) -> None:
-    runs = len(distinct_jobs(cells))
-    print(f"{table.name}, scale {scale} ({table.scales[scale].data}): {table.title}")
-    print(f"{runs} distinct runs, {runs - len(missing)} done, {len(missing)} missing")
+    jobs = distinct_jobs(cells)
+    precision = sorted({job.run.runtime.precision for job in jobs})
+    print(f"{table.name}, scale {scale} ({', '.join([table.scales[scale].data, *precision])}): {table.title}")
+    print(f"{len(jobs)} distinct runs, {len(jobs) - len(missing)} done, {len(missing)} missing")
     for row in table.rows:
         if row.not_run:
             print(f"not run: {', '.join(row.label)}: {row.not_run}")
@@ -116,9 +117,8 @@ def _log(name: str, filled: dict[str, Any], logger: LoggerConfig, output_dir: Pa
 
 def _stem(name: str, scale: str, extra: Sequence[str]) -> str:
     """Returns the file name without suffix; a table with changed settings never replaces the real one."""
-    if same_experiment(extra):
-        return f"{name}_{scale}"
-    return f"{name}_{scale}_{io.sha256(' '.join(sorted(changes(extra))).encode())[:6]}"
+    changed = changes(extra)
+    return f"{name}_{scale}" + (f"_{io.sha256(' '.join(sorted(changed)).encode())[:6]}" if changed else "")
 
 
 def _check(table: Table, scale: str, output_dir: Path, quoted: Path) -> int:

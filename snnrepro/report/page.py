@@ -118,33 +118,37 @@ def _title(document: dict[str, Any]) -> str:
 
 def _table(document: dict[str, Any]) -> str:
     printed = any(cell["paper"] is not None for row in document["rows"] for cell in row["cells"])
+    best = render.shows_best(document)
     rows = []
     for row in document["rows"]:
         cells = [f"<td class='label'>{escape(item)}</td>" for item in row["label"]]
         for cell in row["cells"]:
             cells.append(_ours(cell, document))
-            cells += [f"<td class='value'>{escape(render.paper(cell))}</td>"] if printed else []
+            others = [render.ours(cell, len(document["seeds"]), best=True)] if best else []
+            others += [render.paper(cell)] if printed else []
+            cells += [f"<td class='value'>{escape(text)}</td>" for text in others]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(f"<p>{escape(line)}</p>" for line in render.notes(document) if line)
     return (
         f"<h2 id='{document['table']}'>{escape(_title(document))}</h2><p>Ours: {escape(document['data'])}.</p>"
-        f"<table>{_header(document, printed)}{''.join(rows)}</table>{notes}{_commands(document)}"
+        f"<table>{_header(document, best, printed)}{''.join(rows)}</table>{notes}{_commands(document)}"
     )
 
 
-def _header(document: dict[str, Any], printed: bool) -> str:
-    """Returns one row of headings, or two where several columns hold a value of ours and of the paper each."""
+def _header(document: dict[str, Any], best: bool, printed: bool) -> str:
+    """Returns one row of headings, or two where several columns hold more than one value each."""
     label = f"{document['column_label']} = " if document["column_label"] else ""
     columns = [escape(f"{label}{column}") if str(column).strip() else "" for column in document["columns"]]
-    both = "<th class='value'>ours</th>" + ("<th class='value'>paper</th>" if printed else "")
-    if not printed:
+    names = [*(["ours, last epoch", "ours, best epoch"] if best else ["ours"]), *(["paper"] if printed else [])]
+    each = "".join(f"<th class='value'>{name}</th>" for name in names)
+    if len(names) == 1:
         values = "".join(f"<th class='value'>{column or 'ours'}</th>" for column in columns)
     elif columns == [""]:
-        values = both
+        values = each
     else:
         labels = "".join(f"<th rowspan='2'>{escape(item)}</th>" for item in document["row_labels"])
-        top = "".join(f"<th colspan='2'>{column}</th>" for column in columns)
-        return f"<tr>{labels}{top}</tr><tr>{both * len(columns)}</tr>"
+        top = "".join(f"<th colspan='{len(names)}'>{column}</th>" for column in columns)
+        return f"<tr>{labels}{top}</tr><tr>{each * len(columns)}</tr>"
     labels = "".join(f"<th>{escape(item)}</th>" for item in document["row_labels"])
     return f"<tr>{labels}{values}</tr>"
 

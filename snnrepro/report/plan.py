@@ -14,6 +14,7 @@ from snnrepro.errors import ConfigError
 from snnrepro.jobs import Job, parallelism
 from snnrepro.report.select import distinct_jobs, expand, missing_jobs
 from snnrepro.report.tables import SCALES, load, names
+from snnrepro.runs import PRECISION
 
 # Multiply-accumulates of one time step (1e9), and the side of the image they were counted at.
 _MACS = {"resnet19": (2.21, 32), "cnn7": (0.267, 48), "resnet34": (3.66, 224), "sew_resnet34": (3.66, 224)}
@@ -55,9 +56,11 @@ def render(chosen: Iterable[str], scale: str, extra: Sequence[str]) -> str:
         f"{'together':10}{len(everything):6}{len(everything) - len(left):6}{len(left):6}   {_hours(left.values())}"
     )
     if left:
+        precision = "/".join(sorted({job.run.runtime.precision for job in left.values()}))
         at_once = parallelism(next(iter(left.values())).run)[0]
         lines += [
             "",
+            f"In {precision}; {PRECISION}=... makes and finds other runs.",
             "Hours are those of one run after the other; together counts runs that are shared once.",
             f"This machine: make reproduce SCALE={scale} runs {at_once} at a time and goes on where it was stopped.",
             "Several GPUs: runtime.processes=N, or torchrun, for each run; several machines that share",

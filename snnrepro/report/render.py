@@ -44,11 +44,14 @@ def markdown(document: dict[str, Any]) -> str:
 
 def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], str]]]:
     """Returns what is shown of a cell: a title and a text each."""
-    quantities: list[tuple[str, Callable[[Cell], str]]] = [
-        (f"ours, {document['data']}", lambda cell: ours(cell, len(document["seeds"]))),
-    ]
+    seeds, both = len(document["seeds"]), shows_best(document)
+    title = f"ours, last epoch, {document['data']}" if both else f"ours, {document['data']}"
+    quantities: list[tuple[str, Callable[[Cell], str]]] = [(title, lambda cell: ours(cell, seeds))]
+    if both:
+        quantities.append(("ours, best epoch", lambda cell: ours(cell, seeds, best=True)))
     if document["difference_to"]:
-        quantities.append((f"ours, difference to {document['difference_to']}", _difference))
+        which = "ours, best epoch" if both and document["difference_to"] == "the paper" else "ours"
+        quantities.append((f"{which}, difference to {document['difference_to']}", _difference))
     if all(cell["paper"] is None for row in document["rows"] for cell in row["cells"]):
         return quantities
     reminder = "" if document["scale"] == "paper" else f", other data: not comparable with {document['data']}"
@@ -56,17 +59,28 @@ def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], st
     return quantities
 
 
-def ours(cell: Cell, seeds: int) -> str:
-    """Returns our value as text, such as ``97.20 ± 0.14``, ``div.``, ``97.20 ± 0.10, div. (1/3)`` or ``-``."""
+def shows_best(document: dict[str, Any]) -> bool:
+    """Returns whether the table shows the best epoch beside the last one. It is that of the test accuracy."""
+    return any(cell.get("best") for row in document["rows"] for cell in row["cells"])
+
+
+def ours(cell: Cell, seeds: int, *, best: bool = False) -> str:
+    """Returns our value as text, such as ``97.20 ± 0.14``, ``div.``, ``97.20 ± 0.10, div. (1/3)`` or ``-``.
+
+    best: that of the best epoch; empty where the table's metric has none.
+    """
     n, diverged = cell["n"], cell["diverged"]
+    value = cell["best"] if best else cell
+    if n and not value:
+        return ""
     if n + diverged == 0:
         return "-"
     if diverged == seeds:
         return "div."
     parts = []
     if n:
-        spread = f" ± {_number(cell, cell['std'])}" if cell["std"] is not None else ""
-        parts.append(f"{_number(cell, cell['mean'])}{spread}")
+        spread = f" ± {_number(cell, value['std'])}" if value["std"] is not None else ""
+        parts.append(f"{_number(cell, value['mean'])}{spread}")
     if diverged:
         parts.append(f"div. ({diverged}/{n + diverged})")
     incomplete = f" (n = {n})" if n + diverged < seeds else ""
@@ -138,13 +152,15 @@ def flat_rows(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Returns (column names, one row per cell), for CSV and W&B; nothing is rounded."""
     values = ("paper", "paper_std", "mean", "std", "n", "diverged", "missing", "difference")
     columns = ["table", "scale", *document["row_labels"], document["column_label"] or "column"]
-    columns += ["paper", "paper_std", "ours", "ours_std", *values[4:]]
+    columns += ["paper", "paper_std", "ours", "ours_std", *values[4:], "best", "best_std"]
     rows = []
     for row in document["rows"]:
         for column, cell in zip(document["columns"], row["cells"], strict=True):
             where = [document["table"], scale_label(document), *row["label"], column]
             runs = " ".join(run["run"] for run in cell["runs"])
-            rows.append([*where, *(cell[value] for value in values), document["difference_to"], runs])
+            best = cell.get("best") or {"mean": None, "std": None}
+            numbers = [*(cell[value] for value in values), best["mean"], best["std"]]
+            rows.append([*where, *numbers, document["difference_to"], runs])
     return [*columns, "difference_to", "runs"], rows
 
 

@@ -10,11 +10,7 @@ from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.jobs import Job
 from snnrepro.report.tables import Column, Printed, Row, Table
-from snnrepro.runs import read_record, run_id
-
-# What may differ between two fillings of the same table, without another experiment: where and how it runs.
-_HOW = ("runtime", "logger", "dataset.root", "dataset.download")
-_PATHS = ("runtime.output_dir", "runtime.workers", "runtime.threads", "runtime.checkpoint_minutes", "logger", *_HOW[2:])
+from snnrepro.runs import PRECISION, in_identity, read_record, run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +29,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run left behind. status: done, diverged or missing; value: the metric where it is done."""
+    """What a run left behind. status: done, diverged or missing; value: the metric where it is done.
+
+    best: the same after the run's best epoch, where the metric is one of its last epoch (``final.``).
+    """
 
     status: str
     value: float | None
+    best: float | None
     commit: str | None
 
 
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
-
-
-def _within(word: str, keys: Sequence[str]) -> bool:
-    return any(_key(word) == key or _key(word).startswith(key + ".") for key in keys)
 
 
 def _merged(*parts: Sequence[str]) -> tuple[str, ...]:
@@ -58,13 +54,13 @@ def _merged(*parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def changes(extra: Sequence[str]) -> list[str]:
-    """Returns those of the user's words that make other runs: all but paths, logger and worker counts."""
-    return [word for word in extra if not _within(word, _PATHS)]
+    """Returns those of the user's words that make other runs: all but those that say where and how they execute."""
+    return [word for word in extra if in_identity(_key(word))]
 
 
 def same_experiment(extra: Sequence[str]) -> bool:
     """Returns whether the table with the user's words still is the table, run elsewhere or in another precision."""
-    return all(_within(word, _HOW) for word in extra)
+    return all(_key(word) == PRECISION for word in changes(extra))
 
 
 def expand(table: Table, scale: str, extra: Sequence[str]) -> list[Cell]:
@@ -75,7 +71,7 @@ def expand(table: Table, scale: str, extra: Sequence[str]) -> list[Cell]:
     check_names(parse(extra))
     places = [(row, i, column) for row in table.rows for i, column in enumerate(table.columns)]
     words_at = [_cell_words(table, scale, row, column) for row, _, column in places]
-    owned = {"seed", "experiment", *(_key(word) for words in words_at for word in words)}
+    owned = {"seed", "experiment", *(_key(word) for words in words_at for word in words)} - {PRECISION}
     for word in extra:
         if _key(word) in owned:
             raise ConfigError(f"{word}: {table.name} sets {_key(word)} itself; leave it out")
@@ -86,7 +82,8 @@ def expand(table: Table, scale: str, extra: Sequence[str]) -> list[Cell]:
         for (row, i, column), words in zip(places, words_at, strict=True):
             if row.not_run is None and words not in known:
                 try:
-                    known[words] = _jobs(make([*words, *extra]), [*words, *extra], table.seeds)
+                    line = _merged(words, extra)
+                    known[words] = _jobs(make(line), line, table.seeds)
                 except ConfigError as error:
                     where = ", ".join([table.name, *row.label, *filter(None, [column.label])])
                     raise ConfigError(f"{where}: {error}") from None
@@ -118,16 +115,18 @@ def outcome(id: str, job: Job, metric: str | None) -> Outcome:
     except StorageError as error:
         raise StorageError(f"{error}; {repair}") from None
     if record is None:
-        return Outcome("missing", None, None)
+        return Outcome("missing", None, None, None)
     try:
         if record["id"] != id:
             raise ValueError(f"it belongs to {record['id']}")
         if record["status"] not in ("done", "diverged"):
             raise ValueError(f"status {record['status']!r}")
-        value = None
+        value = best = None
         if record["status"] == "done" and metric is not None:
             value = _value(_source(job, record, metric), metric)
-        return Outcome(record["status"], value, record["provenance"].get("commit"))
+            if metric.startswith("final."):
+                best = _value(record, metric.replace("final.", "best.", 1))
+        return Outcome(record["status"], value, best, record["provenance"].get("commit"))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise StorageError(f"{job.path / 'record.json'}: damaged: {reason}; {repair}") from None

@@ -13,11 +13,14 @@ from typing import Any
 
 import yaml
 
-from snnrepro.checks import nearest
+from snnrepro.checks import nearest, one_of
 from snnrepro.errors import ConfigError
+from snnrepro.options import PRECISIONS
+from snnrepro.runs import PRECISION
 
 FOLDER = Path(__file__).resolve().parent.parent / "paper" / "tables"
 SCALES = ("paper", "mini")
+EPOCHS = ("last", "best")
 DIVERGED = "div"
 
 Words = Mapping[str, tuple[str, ...]]  # by scale
@@ -26,10 +29,14 @@ Printed = float | str | None  # a number, DIVERGED, or nothing printed
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """data: what the runs are trained on, in words; cost: what a run takes, where it is known."""
+    """data: what the runs are trained on, in words; cost: what a run takes, where it is known.
+
+    epoch: whose accuracy is compared with the paper's, last or best; where best, a table shows both.
+    """
 
     data: str
     words: tuple[str, ...]
+    epoch: str
     cost: str | None
 
 
@@ -129,9 +136,12 @@ def _table(name: str, value: Any) -> Table:
 
 
 def _scale(where: str, value: Any) -> Scale:
-    spec = _section(where, value, ("data", "run"), ("cost",))
+    spec = _section(where, value, ("data", "precision", "epoch", "run"), ("cost",))
     cost = _text(f"{where}.cost", spec["cost"]) if "cost" in spec else None
-    return Scale(_text(f"{where}.data", spec["data"]), _word_list(f"{where}.run", spec["run"]), cost)
+    one_of(f"{where}.precision", spec["precision"], PRECISIONS)
+    one_of(f"{where}.epoch", spec["epoch"], EPOCHS)
+    words = (f"{PRECISION}={spec['precision']}", *_word_list(f"{where}.run", spec["run"]))
+    return Scale(_text(f"{where}.data", spec["data"]), words, spec["epoch"], cost)
 
 
 def _row(where: str, value: Any, width: int) -> Row:

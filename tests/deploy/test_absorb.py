@@ -9,6 +9,7 @@ from lif_options import NEURON
 
 from snnrepro.deploy import absorb
 from snnrepro.deploy.report import table
+from snnrepro.layers import SequenceDropout
 from snnrepro.neurons import LIF, spiking_layers
 from snnrepro.norms import make_tdbn
 from snnrepro.options import FAMILIES, HEADS, RESETS
@@ -87,7 +88,11 @@ def test_edges_of_sew_resnet34_with_own_and_tied_thresholds(make_resnet34, gener
 
 def test_options_of_norm_head_and_mean(make_resnet19, make_cnn7, generic):
     genuine = partial(make_tdbn, eps=1e-5, momentum=0.1, alpha_v_threshold=True, v_threshold=0.7, fused=True)
-    model = generic(make_resnet19((3, 12, 12), 5, make_norm=genuine, mean_over_time=True, dropout=0.3, **SMALL))
+    model = generic(
+        make_resnet19(
+            (3, 12, 12), 5, make_norm=genuine, mean_over_time=True, make_dropout=partial(SequenceDropout, 0.3), **SMALL
+        )
+    )
     network = absorb(model.train())
     assert model.training and network(images(4, 3, 12, 12)).shape == (4, 5)
     assert_same_spikes(model, network, images(4, 3, 12, 12), 3)

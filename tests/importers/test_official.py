@@ -103,7 +103,7 @@ def test_recalibration_moves_the_running_means_and_nothing_else():
             for _ in range(3):
                 m = u + (x - u) / tau
                 u, active = m - v * (m >= v), active | (m >= v)
-            u_init = 0.1 * u_init + 0.9 * u[active].mean()
+            u_init = 0.9 * u_init + 0.1 * u[active].mean()
     torch.testing.assert_close(model.sn1.u_init, u_init)
 
 

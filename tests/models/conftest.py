@@ -6,6 +6,7 @@ import pytest
 import torch
 from lif_options import NEURON
 
+from snnrepro.layers import SequenceDropout
 from snnrepro.models.cnn7 import CNN7
 from snnrepro.models.resnet19 import ResNet19
 from snnrepro.models.resnet34 import ResNet34
@@ -16,7 +17,7 @@ NORM = {"eps": 1e-5, "momentum": 0.1, "alpha_v_threshold": False, "v_threshold":
 RESNET19 = {"stem_width": 64, "widths": (128, 256, 512), "blocks": (3, 3, 2), "head": "official", "hidden": 256}
 RESNET34 = {"stem": "imagenet", "widths": (64, 128, 256, 512), "blocks": (3, 4, 6, 3), "connect": None}
 CNN = {"widths": (64, 128, 256), "hidden": 1024, "fc_spike": False}
-COMMON = {"dropout": 0.0, "timesteps": 3, "mean_over_time": False}
+COMMON = {"make_dropout": partial(SequenceDropout, 0.0), "timesteps": 3, "mean_over_time": False}
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """The 7-layer CNN: size, structure, and the forward against an independent restatement."""
 
+from functools import partial
+
 import pytest
 import torch
 from models import restatement
 
+from snnrepro.layers import SequenceDropout
 from snnrepro.neurons import spiking_layers
 
 SMALL = {"widths": (4, 6, 8), "hidden": 7}
@@ -66,7 +69,7 @@ def test_state_dict_round_trip(make_cnn7, generic):
 
 
 def test_dropout_is_before_both_linear_layers(make_cnn7):
-    model = make_cnn7((2, 8, 8), 5, dropout=0.25, **SMALL)
+    model = make_cnn7((2, 8, 8), 5, make_dropout=partial(SequenceDropout, 0.25), **SMALL)
     assert [module.p for module in model.modules() if hasattr(module, "p")] == [0.25, 0.25]
 
 

@@ -1,10 +1,13 @@
 """ResNet-19: size, structure, and the forward against an independent restatement."""
 
+from functools import partial
+
 import pytest
 import torch
 from models import restatement
 from torch import nn
 
+from snnrepro.layers import SequenceDropout
 from snnrepro.models.blocks import conv
 from snnrepro.neurons import LIF, spiking_layers
 from snnrepro.options import HEADS
@@ -159,7 +162,7 @@ def test_state_dict_round_trip(make_resnet19, generic):
 def test_dropout_is_before_every_linear_layer(make_resnet19, generic):
     torch.manual_seed(0)
     for head, layers in (("official", 1), ("tet", 2), ("tebn", 2)):
-        model = generic(make_resnet19((3, 8, 8), 5, head=head, dropout=0.5, **SMALL))
+        model = generic(make_resnet19((3, 8, 8), 5, head=head, make_dropout=partial(SequenceDropout, 0.5), **SMALL))
         dropouts = [module for module in model.modules() if hasattr(module, "p")]
         assert [module.p for module in dropouts] == [0.5] * layers
         image = torch.randn(4, 3, 8, 8, dtype=torch.float64)

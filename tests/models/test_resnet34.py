@@ -142,3 +142,13 @@ def test_a_training_step_at_224_pixels(make_resnet34, connect):
 def test_impossible_networks_are_refused(words, says):
     with pytest.raises(ConfigError, match=says.replace("[", r"\[").replace(".", r"\.")):
         compose_run(words)
+
+
+def test_the_classifier_starts_as_its_authors_start_it(make_resnet34):
+    torch.manual_seed(0)
+    small = {"widths": (8, 8, 8, 64), "blocks": (1, 1, 1, 1)}
+    bound = 64**-0.5
+    released, sew = (make_resnet34((3, 16, 16), 500, connect=c, **small).head.fc for c in (None, "add"))
+    assert released.weight.std().item() == pytest.approx(0.01, rel=0.05) and not released.bias.any()
+    # torch's own: uniform up to 1 / sqrt(features), biases too.
+    assert sew.weight.abs().max().item() == pytest.approx(bound, rel=0.01) and sew.bias.abs().max() > 0.9 * bound

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from snnrepro.layers import per_step
+from snnrepro.layers import SequenceDropout, per_step
 from snnrepro.models.resnet19 import ResNet19
 from snnrepro.neurons import LIF, spiking_layers
 from snnrepro.neurons.functional import lif
@@ -67,7 +67,7 @@ def network_run(family, v_threshold):
         blocks=(2, 1, 1),
         head="official",
         hidden=4,
-        dropout=0.0,
+        make_dropout=partial(SequenceDropout, 0.0),
         timesteps=3,
         mean_over_time=True,
         make_neuron=partial(make_neuron, family, v_threshold),

@@ -20,8 +20,8 @@ title: A small table
 note: For tests.
 run: [neuron.learn_threshold=false]
 scales:
-  paper: {data: CIFAR-100, run: [dataset=cifar100], cost: hours}
-  mini: {data: digits, run: [dataset=digits]}
+  paper: {data: CIFAR-100, precision: fp32, epoch: best, run: [dataset=cifar100], cost: hours}
+  mini: {data: digits, precision: fp32, epoch: last, run: [dataset=digits]}
 seeds: [0, 1, 2]
 metric: final.top1
 row_labels: [family]
@@ -73,7 +73,14 @@ def record() -> Callable[..., Path]:
     def write(job: Job, top1: float | None = 97.0, **changes: object) -> Path:
         status = "diverged" if top1 is None else "done"
         final = None if top1 is None else {"top1": top1, "top1_per_timestep": [top1 - 1, top1]}
-        content = {"id": run_id(job.run), "status": status, "final": final, "provenance": {"commit": "c0ffee"}}
+        best = None if final is None else {"top1": top1 + 0.5, "top1_per_timestep": [top1, top1 + 0.5]}
+        content = {
+            "id": run_id(job.run),
+            "status": status,
+            "final": final,
+            "best": best,
+            "provenance": {"commit": "c0ffee"},
+        }
         file = job.path / "record.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({**content, **changes}))

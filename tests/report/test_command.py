@@ -68,8 +68,8 @@ def test_the_plan_lists_commands_and_starts_nothing(small, words, nothing_starts
     assert len(commands) == 9
     assert "not run: later: dataset not built yet" in out
     assert commands[0] == (
-        "python train.py dataset=digits neuron.learn_threshold=false neuron.v_threshold=1.0 neuron.family=trsg "
-        f"epochs=2 {words[0]} seed=0"
+        "python train.py runtime.precision=fp32 dataset=digits neuron.learn_threshold=false neuron.v_threshold=1.0 "
+        f"neuron.family=trsg epochs=2 {words[0]} seed=0"
     )
     assert not (tmp_path / "outputs").exists()
 
@@ -116,7 +116,7 @@ def test_paper_scale_renders_finished_runs_anywhere(small, words, nothing_starts
     for job in jobs:
         record(job, 76.0)
     assert report.main(["table1", *words]) == 0
-    assert "| -0.50 |" in " ".join((tmp_path / "outputs/tables/table1_paper.md").read_text().split())
+    assert "| +0.00 |" in " ".join((tmp_path / "outputs/tables/table1_paper.md").read_text().split())
 
 
 def test_paper_scale_shows_what_is_done_before_it_gives_up(small, words, nothing_starts, monkeypatch, record, tmp_path):

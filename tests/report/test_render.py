@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from snnrepro.report import select
 from snnrepro.report.document import document
 from snnrepro.report.render import flat_rows, markdown, ours, scale_label, to_csv
 from snnrepro.report.select import distinct_jobs, expand
@@ -85,8 +86,35 @@ def test_paper_scale_shows_the_difference_to_the_paper(small, words, record):
     for job in distinct_jobs(cells):
         record(job, 76.0)
     grids = _grids(markdown(document(small, "paper", cells, words)))
+    difference = "ours, best epoch, difference to the paper"
+    assert list(grids) == ["ours, last epoch, CIFAR-100", "ours, best epoch", difference, "paper"]
+    assert grids["ours, last epoch, CIFAR-100"][2][1] == "76.00 ± 0.00"
+    assert grids["ours, best epoch"][2:] == [
+        ["trsg", "76.50 ± 0.00", "76.50 ± 0.00"],
+        ["rs_sg", "76.50 ± 0.00", "76.50 ± 0.00"],
+        ["later", "-", "-"],
+    ]
+    assert grids[difference][2:4] == [["trsg", "+0.00", ""], ["rs_sg", "", "+5.25"]]
+
+
+def test_the_last_epoch_alone_where_the_table_says_so(small, words, record):
+    table = replace(small, scales=small.scales | {"paper": replace(small.scales["paper"], epoch="last")})
+    cells = expand(table, "paper", words)
+    for job in distinct_jobs(cells):
+        record(job, 76.0)
+    grids = _grids(markdown(document(table, "paper", cells, words)))
     assert list(grids) == ["ours, CIFAR-100", "ours, difference to the paper", "paper"]
     assert grids["ours, difference to the paper"][2:4] == [["trsg", "-0.50", ""], ["rs_sg", "", "+4.75"]]
+
+
+def test_a_metric_of_an_analysis_has_no_best_epoch(small, words, record, monkeypatch):
+    monkeypatch.setattr(select, "_source", lambda *_: {"analysis": {"energy": 2.0}})
+    table = replace(small, metric="analysis.energy")
+    cells = expand(table, "paper", words)
+    record(distinct_jobs(cells)[0], 76.0)
+    filled = document(table, "paper", cells, words)
+    assert filled["rows"][0]["cells"][0]["mean"] == 2.0
+    assert all(cell["best"] is None for row in filled["rows"] for cell in row["cells"])
 
 
 def test_a_table_with_one_column_stands_side_by_side(small, words, record):
@@ -116,6 +144,7 @@ def test_csv_has_one_line_per_cell_with_unrounded_numbers_and_run_ids(filled):
         "mini: digits, not paper numbers",
     )
     assert float(first["ours_std"]) == filled["rows"][0]["cells"][0]["std"]
+    assert (first["best"], first["best_std"]) == ("", "")
     assert (first["n"], first["diverged"], second["ours"], second["difference"]) == ("2", "1", "", "")
     assert first["runs"].split() == [run["run"] for run in filled["rows"][0]["cells"][0]["runs"]]
 

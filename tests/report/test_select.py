@@ -103,7 +103,9 @@ def test_expand_applies_words_to_every_run(small):
         ("dataset.root=x", False, True),
         ("logger=wandb", False, True),
         ("logger.project=x", False, True),
-        ("runtime=gpu", True, True),
+        ("runtime=gpu", False, True),
+        ("runtime.backend=reference", False, True),
+        ("runtime.precision=bf16", True, True),
         ("epochs=1", True, False),
         ("++epochs=1", True, False),
         ("dataset.flip=true", True, False),
@@ -114,6 +116,17 @@ def test_words_are_told_apart_by_what_they_change(word: str, changed: bool, same
     assert same_experiment([word]) is same
 
 
+def test_a_table_finds_the_runs_of_train_in_the_precision_that_is_asked_for():
+    ids = {
+        precision: next(iter(expand(load("table2"), "paper", extra)[0].jobs))
+        for precision, extra in {"fp32": ["runtime=gpu"], "bf16": ["runtime=gpu", "runtime.precision=bf16"]}.items()
+    }
+    with composer() as make:
+        words = ["dataset=cifar100", "timesteps=4", "neuron=lif"]
+        assert run_id(make(words)) == run_id(make([*words, "runtime=gpu", "runtime.precision=fp32"])) == ids["fp32"]
+        assert run_id(make([*words, "runtime=gpu"])) == ids["bf16"] != ids["fp32"]
+
+
 @pytest.fixture
 def run(small, words):
     """The id and job of the small table's first run."""
@@ -121,12 +134,12 @@ def run(small, words):
 
 
 def test_outcome_reads_the_metric(run, record):
-    assert outcome(*run, "final.top1") == Outcome("missing", None, None)
+    assert outcome(*run, "final.top1") == Outcome("missing", None, None, None)
     record(run[1], 96.5)
-    assert outcome(*run, "final.top1") == Outcome("done", 96.5, "c0ffee")
+    assert outcome(*run, "final.top1") == Outcome("done", 96.5, 97.0, "c0ffee")
     assert outcome(*run, "final.top1_per_timestep.0").value == 95.5
     record(run[1], None)
-    assert outcome(*run, "final.top1") == Outcome("diverged", None, "c0ffee")
+    assert outcome(*run, "final.top1") == Outcome("diverged", None, None, "c0ffee")
 
 
 def test_a_diverged_run_has_no_value_even_where_its_record_has_one(run, record):
