@@ -1,7 +1,8 @@
 """Checks of configuration values: each raises a ConfigError of one line that names the dotted key."""
 
 import difflib
-import math
+import errno
+import os
 from collections.abc import Collection, Iterable, Mapping
 
 from snnrepro.errors import ConfigError
@@ -20,15 +21,49 @@ def one_of(key: str, value: str, allowed: Collection[str]) -> None:
         raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}{hint}")
 
 
-def in_range(key: str, value: float | None, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Raises ConfigError unless ``low <= value <= high`` (``low < value`` if open) and value is finite."""
+# The largest values of keys without a bound of their own: float32 and counters of 32 bits hold them with room to
+# spare, so that no product with them overflows where nobody looks.
+LARGEST_NUMBER, LARGEST_COUNT = 1e30, 10**9
+
+
+def in_range(key: str, value: float | None, low: float, high: float | None = None, *, open_low: bool = False) -> None:
+    """Raises ConfigError unless ``low <= value <= high`` (``low < value`` if open) and value is finite.
+
+    high: LARGEST_COUNT for whole numbers and LARGEST_NUMBER for others where none is given.
+    """
     if value is None:
         raise ConfigError(f"{key}=null: a number is needed")
+    if high is None:
+        high = LARGEST_COUNT if isinstance(value, int) else LARGEST_NUMBER
     above = value > low if open_low else value >= low
-    if not (math.isfinite(value) and above and value <= high):
-        bound = f"{'above' if open_low else 'at least'} {low:g}"
-        top = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise ConfigError(f"{key}={value}: must be a finite number {bound}{top}")
+    # Python's integers have no end: comparing is exact where a conversion to a float would overflow.
+    if not (above and value <= high):
+        bound = f"{'above' if open_low else 'at least'} {low:g} and at most {high:g}"
+        raise ConfigError(f"{key}={_short(value)}: must be a finite number {bound}")
+
+
+def _short(value: float) -> str:
+    text = str(value)
+    return text if len(text) < 30 else f"{text[:12]}... ({len(text)} digits)"
+
+
+def user_path(key: str, text: str) -> str:
+    """Returns a path as its user meant it: ``~`` is the home folder. Raises ConfigError naming ``key``."""
+    if not text.strip():
+        raise ConfigError(f"{key}={text}: the name of a file or folder is needed")
+    path = os.path.expanduser(text)
+    if path.startswith("~") and text.startswith("~"):
+        raise ConfigError(
+            f"{key}={text}: no such user, or HOME is not set; for a name that begins with ~ write ./{text}"
+        )
+    try:
+        os.stat(path)
+    except ValueError:
+        raise ConfigError(f"{key}={text!r}: a path has no null character") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ConfigError(f"{key}={path[:60]}...: too long for the file system ({len(path)} characters)") from None
+    return path
 
 
 def only_for(section: str, owner: str, values: Mapping[str, object], used: Collection[str]) -> None:

@@ -1,22 +1,21 @@
 """The command line: checks the words, runs one job or a sweep, turns errors into one line."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
 from snnrepro.checks import nearest
-from snnrepro.compose import CONFIG_DIR, CONFIG_NAME, check_names, compose_run, parse, to_run_config
+from snnrepro.command_line import help_text, read, version
+from snnrepro.compose import complete, compose_run, folders_of, groups, parse, show, to_yaml
 from snnrepro.config import RunConfig
-from snnrepro.errors import ConfigError, DivergedError, UserError, report
-from snnrepro.launch import launch, launched, silence_others
+from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report
+from snnrepro.launch import launch, launched, note_other_launchers, require_alone, silence_others
 from snnrepro.runs import read_record, run_path
-from snnrepro.sweep import expand, launch_elsewhere, run_sweep
+from snnrepro.sweep import conclude, expand, run_sweep
+from snnrepro.system import require_posix
 
 USAGE = """usage: snnrepro COMMAND ...
 
@@ -36,69 +35,120 @@ USAGE = """usage: snnrepro COMMAND ...
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``snnrepro COMMAND ...`` and returns the exit code (0 done, others: errors.py, 130 Ctrl-C)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    command, *rest = words
+    _open_streams()
     try:
-        if command not in COMMANDS:
-            raise ConfigError(f"{command}: no such command{nearest(command, COMMANDS)}; snnrepro --help lists them")
-        return COMMANDS[command](rest)
+        code = _command(words)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return report(error)
     except BrokenPipeError:
         # The reader (head, less) has enough. Python would complain again when it closes the stream at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
+            return 0
+        return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
+    except OSError as error:
+        return report(_storage_error(error))
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint stands", file=sys.stderr)
         return 130
 
 
-def _train(words: list[str]) -> int:
-    args = get_args_parser().parse_args(words)
-    overrides = parse(args.overrides)
-    check_names(overrides)
-    # Help, --cfg and foreign launchers (Slurm, joblib) are Hydra's; everything else needs only its composition.
-    launcher = [override.value() for override in overrides if override.key_or_group == "hydra/launcher"]
-    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        _hydra(words)
+def _command(words: list[str]) -> int:
+    require_posix()
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
         return 0
-    if args.multirun and launched():
+    if words == ["--version"]:
+        print(version())
+        return 0
+    for word in words:
+        _require_text(word)
+    command, *rest = words
+    if command not in COMMANDS:
+        raise ConfigError(f"{command}: no such command{nearest(command, COMMANDS)}; snnrepro --help lists them")
+    if command != "train":
+        require_alone(command)
+    return COMMANDS[command](rest)
+
+
+def _open_streams() -> None:
+    """Opens what the shell closed (``>&-``), so that no file of a run gets the number of an output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115 - to the end
+    # A name that the terminal has no letters for is no reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _require_text(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{word!a}: not UTF-8, in which runs keep their names and paths; rename it") from None
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """Returns the line for a file or stream that the system refuses. Raises what is no matter of storage."""
+    if error.filename is not None:
+        return StorageError(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")
+    if error.errno != errno.ENOSPC:
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return StorageError("the output cannot be written: no space left on the device")
+
+
+def _train(words: list[str]) -> int:
+    args = read(words)
+    if args.version:
+        print(version())
+    elif args.shell_completion:
+        complete(args.overrides)
+    elif args.help:
+        _help(args.overrides)
+    elif args.multirun:
+        _sweep(args.overrides)
+    else:
+        run = compose_run(args.overrides)
+        if not (args.cfg or args.info):
+            return train_one(run, args.overrides)
+        show(args.overrides, args.cfg, args.package, args.resolve, args.info)
+    return 0
+
+
+def _help(words: Sequence[str]) -> None:
+    overrides = [override for override in parse(words) if not override.is_sweep_override()]
+    run = compose_run([override.input_line for override in overrides])
+    print(help_text(groups(folders_of(overrides)), to_yaml(run)))
+
+
+def _sweep(words: Sequence[str]) -> None:
+    from snnrepro.launchers import launch_elsewhere, split
+
+    if launched():
         raise ConfigError(
             "-m: a sweep starts the processes of its runs itself; without torchrun, add runtime.processes=N"
         )
-    if args.multirun:
-        jobs = expand([override for override in overrides if not override.key_or_group.startswith("hydra")])
-        if launcher:
-            launch_elsewhere(jobs, str(launcher[-1]), lambda: _hydra(words))
-        else:
-            run_sweep(jobs)
-        return 0
-    swept = [override.input_line for override in overrides if override.is_sweep_override()]
-    if swept:
-        raise ConfigError(f"{swept[0]}: several values make a sweep; add -m")
-    return train_one(compose_run(args.overrides), args.overrides)
-
-
-def _hydra(words: list[str]) -> None:
-    sys.argv = ["train.py", *words]
-    _hydra_main()
-
-
-@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)
-def _hydra_main(tree: DictConfig) -> None:
-    # One job of a sweep under another launcher. It does not exit: joblib would end the other jobs with it, and which
-    # runs have a result is seen from their records.
-    try:
-        train_one(to_run_config(tree), list(HydraConfig.get().overrides.task))
-    except UserError as error:
-        report(error)
+    launcher, of_launcher, overrides = split(parse(words))
+    jobs = expand(overrides)
+    if launcher is None:
+        run_sweep(jobs)
+    else:
+        launch_elsewhere(jobs, launcher, of_launcher)
+    conclude(jobs)
 
 
 def train_one(run: RunConfig, words: Sequence[str]) -> int:
     """Makes the run exist, prints its summary and returns the exit code. words: the command line that names the run."""
     silence_others()
+    note_other_launchers()
     path = run_path(run)
     record = read_record(path)
     if record is None:

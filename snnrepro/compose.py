@@ -1,42 +1,71 @@
 """From command-line words to a ``RunConfig``: with ``cli.py`` the only code that imports Hydra and OmegaConf."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from snnrepro.checks import nearest
+from snnrepro.checks import nearest, user_path
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.overrides import is_text, parse, quoted, values
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
 CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 CONFIG_NAME = "train"
+SEARCH_PATH = "hydra.searchpath"
 ConfigStore.instance().store(name="_schema", node=RunConfig)
 
 
 @cache
-def groups() -> dict[str, list[str]]:
-    """Returns the config groups and the options of each, such as {"neuron": ["as_sg", "lif", ...]}."""
+def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Returns the config groups and the options of each, such as {"neuron": ["as_sg", "lif", ...]}.
+
+    folders: the user's own, laid out as ``configs/`` is. Raises ConfigError for an option that exists twice.
+    """
     found: dict[str, list[str]] = {}
-    for path in sorted(CONFIG_DIR.rglob("*.yaml")):
-        group, _, option = path.relative_to(CONFIG_DIR).with_suffix("").as_posix().partition("/")
-        if option:
-            found.setdefault(group, []).append(option)
+    for folder in (str(CONFIG_DIR), *folders):
+        for path in sorted(Path(folder).rglob("*.yaml")):
+            group, _, option = path.relative_to(folder).with_suffix("").as_posix().partition("/")
+            if not option or (folder != str(CONFIG_DIR) and group not in found):
+                continue
+            if option in found.setdefault(group, []):
+                raise ConfigError(f"{path}: {group}={option} exists already; give the file another name")
+            found[group].append(option)
     return found
+
+
+def folders_of(overrides: Sequence[Override]) -> tuple[str, ...]:
+    """Returns the user's own folders of configuration files. Raises ConfigError naming one that does not exist."""
+    found: list[str] = []
+    for override in overrides:
+        if override.key_or_group == SEARCH_PATH:
+            value = override.value()
+            if (
+                override.is_sweep_override()
+                or not isinstance(value, list)
+                or not all(isinstance(v, str) for v in value)
+            ):
+                raise ConfigError(f"{override.input_line}: write --config-dir FOLDER")
+            found = [user_path(SEARCH_PATH, folder.removeprefix("file://")) for folder in value]
+    for folder in found:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: no such folder; it holds files such as neuron/NAME.yaml")
+    return tuple(found)
 
 
 @cache
@@ -52,44 +81,46 @@ def keys(schema: type = RunConfig, prefix: str = "") -> tuple[str, ...]:
     return tuple(found)
 
 
-def parse(words: Sequence[str]) -> list[Override]:
-    """Returns the parsed overrides. Raises ConfigError for a word that is not GROUP=OPTION or KEY=VALUE."""
-    parser = OverridesParser.create()
-    parsed = []
-    for word in words:
-        try:
-            parsed.append(parser.parse_override(word))
-        except HydraException:
-            raise ConfigError(f"{word!r}: not understood; write GROUP=OPTION or KEY=VALUE") from None
-    return parsed
-
-
 def check_names(overrides: Sequence[Override]) -> None:
     """Raises ConfigError for an unknown key or option, naming it and the nearest valid one."""
+    known = groups(folders_of(overrides))
     for override in overrides:
         key = override.key_or_group
-        if key.startswith("hydra.") or key.startswith("hydra/"):
-            continue
         if override.is_delete():
             raise ConfigError(f"~{key}: keys cannot be removed; set a value instead")
-        if key in groups():
-            _check_option(key, override)
+        if override.package is not None:
+            raise ConfigError(f"{override.input_line}: every group has its own place; leave out @{override.package}")
+        if key == "hydra" or override.is_hydra_override():
+            if key != SEARCH_PATH:
+                raise ConfigError(f"{override.input_line}: {_not_hydra(key)}")
+        elif key in known:
+            _check_option(key, override, known[key])
         elif key not in keys():
-            raise ConfigError(f"{key}: no such key{nearest(key, [*keys(), *groups()])}")
+            raise ConfigError(f"{key}: no such key{nearest(key, [*keys(), *known])}")
         elif override.is_add() and not override.is_force_add():
             raise ConfigError(f"+{key}: the key exists already; write it without '+'")
+        elif override.is_sweep_override():
+            values(override, None)
 
 
-def _check_option(group: str, override: Override) -> None:
-    options = groups()[group]
-    for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
-        if value is None and group == "experiment":
-            continue
-        if override.is_add():
-            raise ConfigError(f"+{group}: the group exists already; write it without '+'")
-        if str(value) not in options:
-            hint = nearest(str(value), options)
-            raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}{hint}")
+def _not_hydra(key: str) -> str:
+    """Returns what to write instead of a key of Hydra's own."""
+    if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"):
+        return "not used here; runtime.output_dir=FOLDER says where runs are kept"
+    if key in ("hydra.mode", "hydra/sweeper") or key.startswith("hydra.sweeper"):
+        return "not used here; train.py -m KEY=VALUE,VALUE runs every combination"
+    if key.startswith(("hydra/launcher", "hydra.launcher")):
+        return "a launcher starts the runs of a sweep: train.py -m hydra/launcher=NAME"
+    return "not used here; of Hydra's own keys hydra/launcher, hydra.launcher.* and hydra.searchpath are"
+
+
+def _check_option(group: str, override: Override, options: list[str]) -> None:
+    if override.is_add():
+        raise ConfigError(f"+{group}: the group exists already; write it without '+'")
+    given = override.value()
+    for value in values(override, options) if override.is_sweep_override() else [str(given)]:
+        if value not in options and not (group == "experiment" and given is None):
+            raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}{nearest(value, options)}")
 
 
 def to_run_config(tree: DictConfig) -> RunConfig:
@@ -109,41 +140,56 @@ def _explain(error: BaseException) -> ConfigError:
     if isinstance(error, ConfigError):
         return error
     text = str(error)
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        return ConfigError(f"not YAML: {' '.join(text.split())}")
     found = re.search(r"full_key: (\S+)", text)
-    first = text.strip().splitlines()[0]
+    first = (text.strip() or type(error).__name__).splitlines()[0]
     return ConfigError(f"{found.group(1)}: {first}" if found else first)
 
 
+# What Hydra raises for wrong words and wrong files.
+_REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+
+
 @contextmanager
-def _composing() -> Iterator[Callable[..., DictConfig]]:
-    """Yields ``compose_tree(words, **options)``, which raises ConfigError for what Hydra or OmegaConf refuse."""
+def hydra_loaded() -> Iterator[tuple[Any, Callable[..., DictConfig]]]:
+    """Yields Hydra and ``compose_tree(words, **options)``; both raise ConfigError for what they refuse."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
 
         def compose_tree(words: Sequence[str], **options: bool) -> DictConfig:
             try:
                 return compose(CONFIG_NAME, list(words), **options)
-            except (HydraException, OmegaConfBaseException) as error:
+            except _REFUSALS as error:
                 raise _explain(error) from None
 
-        yield compose_tree
+        try:
+            yield GlobalHydra.instance().hydra, compose_tree
+        except _REFUSALS as error:
+            raise _explain(error) from None
 
 
 @contextmanager
 def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
     """Yields ``make(words) -> RunConfig``, for many compositions in a row."""
-    with _composing() as compose_tree:
+    with hydra_loaded() as (_, compose_tree):
 
         def make(words: Sequence[str]) -> RunConfig:
-            check_names(parse(words))
-            return to_run_config(compose_tree(words))
+            overrides = parse(words)
+            check_names(overrides)
+            for word, override in zip(words, overrides, strict=True):
+                if override.is_sweep_override():
+                    key, _, text = word.partition("=")
+                    one = f", or as one text {quoted(key, text)}" if is_text(key) else ""
+                    raise ConfigError(f"{word}: several values make a sweep; with train.py add -m{one}")
+            return to_run_config(compose_tree([override.input_line for override in overrides]))
 
         yield make
 
 
 def sweep_of(words: Sequence[str]) -> list[str]:
     """Returns the sweep that the configuration of ``words`` brings, such as ["neuron.v_threshold=0.5,1.0,2.0"]."""
-    with _composing() as compose_tree:
+    with hydra_loaded() as (_, compose_tree):
         params = compose_tree(words, return_hydra_config=True).hydra.sweeper.params
     return [f"{key}={value}" for key, value in (params or {}).items()]
 
@@ -152,6 +198,41 @@ def compose_run(words: Sequence[str]) -> RunConfig:
     """Returns the configuration that the command line ``train.py WORDS`` would run with."""
     with composer() as make:
         return make(words)
+
+
+def show(words: Sequence[str], cfg: str | None, package: str | None, resolve: bool, info: str | None) -> None:
+    """Prints the configuration of ``words`` (cfg: job, hydra, all), or how it is composed (info)."""
+    lines = [override.input_line for override in parse(words)]
+    with hydra_loaded() as (hydra, _):
+        if cfg is None:
+            hydra.show_info(info, CONFIG_NAME, lines)
+            return
+        try:
+            with redirect_stderr(StringIO()):
+                hydra.show_cfg(CONFIG_NAME, lines, cfg, package, resolve)
+        except SystemExit:
+            raise ConfigError(f"--package {package}: no such part of the configuration") from None
+
+
+def complete(words: Sequence[str]) -> None:
+    """Answers a shell that completes words: ``install=SHELL``, ``uninstall=SHELL``, ``query=SHELL``."""
+    with hydra_loaded() as (hydra, _):
+        try:
+            hydra.shell_completion(CONFIG_NAME, list(words))
+        except (ValueError, HydraException) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--shell-completion: {reason}; write install=bash, zsh or fish") from None
+
+
+def changed(run: RunConfig, values: Mapping[str, str]) -> RunConfig:
+    """Returns ``run`` with other values, by dotted key, as typed. Raises ConfigError as a command line would."""
+    tree = OmegaConf.structured(run)
+    try:
+        for key, text in values.items():
+            OmegaConf.update(tree, key, None if text == "null" else text)
+    except OmegaConfBaseException as error:
+        raise _explain(error) from None
+    return to_run_config(tree)
 
 
 def to_plain(run: RunConfig) -> dict[str, Any]:

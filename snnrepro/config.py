@@ -6,7 +6,7 @@ object, and the run would silently train with the default.
 
 from dataclasses import dataclass
 
-from snnrepro.checks import in_range, one_of, only_for
+from snnrepro.checks import in_range, one_of, only_for, user_path
 from snnrepro.config_dataset import DatasetConfig
 from snnrepro.config_model import ModelConfig
 from snnrepro.errors import ConfigError
@@ -214,7 +214,9 @@ class RuntimeConfig:
             in_range("runtime.threads", self.threads, 1, 1024)
         in_range("runtime.checkpoint_minutes", self.checkpoint_minutes, 0, open_low=True)
         in_range("runtime.processes", self.processes, 1, 1024)
-        in_range("runtime.rank_timeout", self.rank_timeout, 0, open_low=True)
+        # About thirty years, which the clocks below still hold.
+        in_range("runtime.rank_timeout", self.rank_timeout, 0, 1e9, open_low=True)
+        self.output_dir = user_path("runtime.output_dir", self.output_dir)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from snnrepro.checks import in_range, one_of, only_for
+from snnrepro.checks import in_range, one_of, only_for, user_path
 from snnrepro.options import CONTAINERS, DATASETS, EVENT_SPLITS, SLICES
 
 _FILES = ("root", "download")
@@ -43,6 +43,8 @@ class DatasetConfig:
         if self.split == "random_seeded":
             used = (*used, "split_seed")
         only_for("dataset", f"dataset={self.name}", {key: getattr(self, key) for key in some}, used)
+        if self.root is not None:
+            self.root = user_path("dataset.root", self.root)
         for key, names in (("container", CONTAINERS), ("split", EVENT_SPLITS), ("slice_by", SLICES)):
             if getattr(self, key) is not None:
                 one_of(f"dataset.{key}", getattr(self, key), names)

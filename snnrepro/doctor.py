@@ -14,6 +14,7 @@ from snnrepro.checks import nearest
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, DataError
 from snnrepro.options import DATASETS, EVENT_DATASETS
+from snnrepro.system import usable_cores
 
 # Packages that only some commands need: what for, and how to get them.
 _OPTIONAL = {
@@ -59,7 +60,7 @@ def examine(words: Sequence[str]) -> Iterator[Finding]:
     else:
         fix = "for one of the paper's runs install torch with CUDA" if run.runtime.device == "cuda" else None
         yield Finding("GPUs", "none", fix, fatal=fix is not None)
-    yield Finding("CPU", f"{len(os.sched_getaffinity(0))} cores")
+    yield Finding("CPU", f"{usable_cores()} cores")
     found = compiler()
     fix = None if found else "install g++: LIF layers run on the slower reference backend without it"
     yield Finding("C++ compiler", str(found or "none"), fix)
@@ -89,7 +90,7 @@ def _disk(what: str, folder: Path) -> Finding:
 def _data(name: str, root: str | None) -> Finding:
     if root is None:
         return Finding(f"dataset {name}", "comes with the package")
-    found = Path(root).expanduser()
+    found = Path(root)
     fix = None if found.is_dir() else f"snnrepro data prepare {name} dataset.root={root}"
     return Finding(f"dataset {name}", str(found.absolute()), fix)
 

@@ -19,6 +19,12 @@ class ConfigError(UserError):
     common = True
 
 
+class LauncherError(ConfigError):
+    """The variables of a launcher are wrong, so that nobody knows how many processes would say so."""
+
+    common = False
+
+
 class DivergedError(UserError):
     """Loss, gradient or state became non-finite."""
 

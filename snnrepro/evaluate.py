@@ -1,12 +1,12 @@
 """``evaluate.py``: a finished run once more, from its own folder, at the same or at other timesteps."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnrepro.checks import nearest
-from snnrepro.compose import from_yaml
-from snnrepro.config import DatasetConfig, RunConfig, RuntimeConfig
+from snnrepro.checks import nearest, user_path
+from snnrepro.compose import changed, from_yaml
+from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.options import EVENT_DATASETS
 from snnrepro.runs import read_record
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("final", "best")
 # What may differ from the run that is evaluated: where things are and how it executes.
-_MOVABLE = ("dataset.root", "runtime.device", "runtime.threads", "runtime.workers")
+_MOVABLE = ("dataset.root", "runtime.device", "runtime.backend", "runtime.precision", "runtime.eval_batch_size",
+            "runtime.threads", "runtime.workers")  # fmt: skip
 KEYS = ("run", "checkpoint", "timesteps", "weights", "absorb", "runtime.output_dir", *_MOVABLE)
 
 USAGE = f"""usage: python evaluate.py run=RUN_ID|checkpoint=FILE [timesteps=1,2,4] [weights=final|best] [absorb=true]
@@ -38,9 +39,7 @@ def main(words: list[str]) -> int:
     folder, file = _find(given)
     run = from_yaml(folder / "config.yaml")
     record = read_record(folder)
-    for key in _MOVABLE:
-        if key in given:
-            _set(run, key, given[key])
+    run = changed(run, {key: given[key] for key in _MOVABLE if key in given})
     if record is not None and run.runtime.threads is None:
         # The same number of threads sums in the same order: the logged numbers come back exactly.
         run.runtime.threads = record["provenance"]["threads"]
@@ -84,11 +83,11 @@ def _parse(words: list[str]) -> dict[str, str]:
 def _find(given: dict[str, str]) -> tuple[Path, Path]:
     """Returns (run folder, checkpoint file)."""
     if "checkpoint" in given:
-        file = Path(given["checkpoint"])
+        file = Path(user_path("checkpoint", given["checkpoint"]))
         if not file.is_file():
             raise StorageError(f"checkpoint={file}: no such file")
         return file.resolve().parent.parent, file
-    runs = Path(given.get("runtime.output_dir", "outputs")) / "runs"
+    runs = Path(user_path("runtime.output_dir", given.get("runtime.output_dir", "outputs"))) / "runs"
     folder = runs / given["run"]
     if not folder.is_dir():
         known = [path.name for path in runs.iterdir()] if runs.is_dir() else []
@@ -105,18 +104,6 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
     if not steps:
         raise StorageError(f"{checkpoints.folder}: no checkpoint left to evaluate")
     return folder, checkpoints.file(steps[-1])
-
-
-def _set(run: RunConfig, key: str, text: str) -> None:
-    """Sets one movable key, with the range checks of its section."""
-    section, name = key.split(".")
-    part: DatasetConfig | RuntimeConfig = getattr(run, section)
-    values: dict[str, Any] = {field.name: getattr(part, field.name) for field in fields(part)}
-    try:
-        values[name] = int(text) if name in ("threads", "workers") else text
-    except ValueError:
-        raise ConfigError(f"{key}={text}: must be a whole number") from None
-    setattr(run, section, type(part)(**values))
 
 
 def _timesteps(text: str) -> list[int]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from snnrepro.checks import user_path
 from snnrepro.errors import StorageError
 
 
@@ -16,9 +17,14 @@ def _storage_error(action: str, path: Path, error: OSError) -> StorageError:
 
 
 def cache_home() -> Path:
-    """Returns the folder for what can be made again: SNNREPRO_CACHE, or snnrepro in the user's cache."""
-    root = os.environ.get("SNNREPRO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "snnrepro"
-    return Path(root).expanduser()
+    """Returns the folder for what can be made again: SNNREPRO_CACHE, or snnrepro in the user's cache.
+
+    Raises ConfigError where that is no path.
+    """
+    given = os.environ.get("SNNREPRO_CACHE")
+    if given:
+        return Path(user_path("SNNREPRO_CACHE", given))
+    return Path(user_path("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "snnrepro")
 
 
 def make_dir(path: Path) -> None:

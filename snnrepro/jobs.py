@@ -10,14 +10,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from snnrepro.config import RunConfig
 from snnrepro.errors import Stopped, StorageError
 from snnrepro.launch import end_with_parent
 from snnrepro.runs import read_record, run_id, run_path
+from snnrepro.system import usable_cores
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess  # Windows has none
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Job:
 
 def parallelism(run: RunConfig) -> tuple[int, int]:
     """Returns (jobs at a time, threads per process): one thread each on CPUs, one job at a time on GPUs."""
-    cores, processes = len(os.sched_getaffinity(0)), run.runtime.processes
+    cores, processes = usable_cores(), run.runtime.processes
     if run.runtime.threads is not None:
         return max(1, cores // (run.runtime.threads * processes)), run.runtime.threads
     import torch
@@ -145,7 +148,7 @@ class _Pool:
         return f"{name}, {seconds:.0f} s"
 
 
-def _forkserver(threads: int) -> multiprocessing.context.ForkServerContext:
+def _forkserver(threads: int) -> "ForkServerContext":
     """Returns how to start processes from one that has imported everything: each run saves those seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["snnrepro.cli", "snnrepro.train.loop", "snnrepro.data.digits"])

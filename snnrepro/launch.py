@@ -6,12 +6,68 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from snnrepro.errors import Stopped, report
+from snnrepro.errors import ConfigError, LauncherError, Stopped, report
+
+# What torchrun tells each process. The numbers, and the place where they meet.
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+_NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# How many processes other launchers started, which do not know of each other.
+_OTHERS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def launched() -> bool:
-    """Returns whether torchrun, or another launcher with its environment, started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Returns whether torchrun, or another launcher with its environment, started this process as one of several.
+
+    Raises LauncherError naming the variables where they contradict each other, as those that a launcher left behind.
+    """
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        return False
+    numbers = {name: _number(name) for name in _NUMBERS if name in os.environ}
+    world = numbers.get("WORLD_SIZE", 0)
+    if world == 1 and numbers.get("RANK", 0) == 0:
+        return False
+    if missing := [name for name in _NEEDED if not os.environ.get(name)]:
+        raise _left(f"without {', '.join(missing)}", world)
+    local = numbers.get("LOCAL_WORLD_SIZE", world)
+    if not (numbers["RANK"] < world and numbers["LOCAL_RANK"] < local <= world and 0 < numbers["MASTER_PORT"] < 65536):
+        raise _left("contradict each other", world)
+    return True
+
+
+def _number(name: str) -> int:
+    text = os.environ[name].strip()
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise _left(f"{name} must be a whole number", 0)
+    return int(text)
+
+
+def _left(fault: str, world: int) -> LauncherError:
+    given = [name for name in (*_NUMBERS, "MASTER_ADDR") if name in os.environ]
+    values = " ".join(
+        f"{name}={os.environ[name]!r}" if not os.environ[name] else f"{name}={os.environ[name][:20]}" for name in given
+    )
+    return LauncherError(
+        f"{values}: {fault}; if a launcher left them behind: unset {' '.join(given)}; "
+        f"to start several processes: torchrun --nproc-per-node={max(2, min(world, 8))} train.py ..."
+    )
+
+
+def require_alone(command: str) -> None:
+    """Raises ConfigError where a launcher started this process as one of several: only training is shared."""
+    if launched():
+        raise ConfigError(
+            f"{command}: runs in one process; start it without torchrun, or unset RANK and WORLD_SIZE of this shell"
+        )
+
+
+def note_other_launchers() -> None:
+    """Says in one line that processes which Slurm or MPI started do not share a run."""
+    name = next((name for name in _OTHERS if os.environ.get(name, "1") not in ("", "0", "1")), None)
+    if name is not None and "RANK" not in os.environ:
+        print(
+            f"{name}={os.environ[name]}: this process trains by itself; for one run in several processes use torchrun "
+            "on each machine, or runtime.processes=N"
+        )
 
 
 def silence_others() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from snnrepro import io
+from snnrepro.checks import user_path
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.tracking import Message, group_of, mirror, one_line, settings_of
 
@@ -19,6 +20,7 @@ def push(paths: Sequence[Path]) -> int:
     """
     if not paths:
         raise ConfigError("wandb-push: name at least one run folder or table, such as outputs/runs/RUN_ID")
+    paths = [Path(user_path("wandb-push", str(path))) for path in paths]
     replays = [_messages(path) for path in paths]
     for path, messages in zip(paths, replays, strict=True):
         try:

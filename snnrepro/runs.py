@@ -5,7 +5,6 @@ of ``record.json``, written last, is the status "finished"; there is no flag tha
 in a path.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -16,6 +15,7 @@ from snnrepro import io
 from snnrepro.compose import to_plain
 from snnrepro.config import RunConfig
 from snnrepro.errors import StorageError
+from snnrepro.system import lock
 
 # Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
 NUMERICS = 3
@@ -74,7 +74,7 @@ class RunLock:
         io.make_dir(self.file.parent)
         try:
             self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self.handle, wait=False)
         except BlockingIOError:
             owner = os.read(self.handle, 200).decode(errors="replace").strip()
             os.close(self.handle)

@@ -18,6 +18,7 @@ from snnrepro.collectives import world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError
 from snnrepro.neurons.kernel_cache import compiler
+from snnrepro.system import require_threads, usable_cores
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,7 +70,9 @@ def set_up(runtime: RuntimeConfig, seed: int) -> torch.device:
     device = resolve_device(runtime.device)
     # The ranks on one machine share its cores.
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(runtime.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    threads = runtime.threads or max(1, usable_cores() // ranks_here)
+    require_threads("runtime.threads", threads)
+    torch.set_num_threads(threads)
     # cuBLAS reads this when it is first used; without it the deterministic switch below would refuse matmuls.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # The same switch as use_deterministic_algorithms, which also imports Inductor: 2 s that no run here needs.

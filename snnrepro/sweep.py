@@ -1,64 +1,68 @@
 """A sweep: every combination of the swept values becomes a job, and a grid of results ends it."""
 
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
 from snnrepro import io
-from snnrepro.compose import composer, parse, sweep_of
+from snnrepro.compose import check_names, composer, folders_of, groups, parse, sweep_of
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import Job, run_jobs
+from snnrepro.overrides import MAX_RUNS, values
 from snnrepro.runs import read_record
 
+# The words that each key stands for.
+Axes = dict[str, list[str]]
 
-def expand(overrides: list[Override]) -> list[Job]:
+
+def expand(overrides: Sequence[Override]) -> list[Job]:
     """Returns one job per combination. Raises ConfigError for the first impossible one: nothing starts then.
 
     An experiment may bring a sweep, as ``hydra.sweeper.params``; a word of the command line replaces it, key by key.
+    Several experiments each bring their own.
     """
-    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
-    given = {override.key_or_group for override in overrides}
-    brought = [word for word in sweep_of(fixed) if word.partition("=")[0] not in given]
-    (combinations,) = BasicSweeper.split_arguments([*overrides, *parse(brought)], None)
+    check_names(overrides)
+    known = groups(folders_of(overrides))
+    given = _axes(overrides, known)
+    combinations: list[tuple[str, ...]] = []
+    brought: dict[tuple[str, ...], Axes] = {}
+    _require_few(math.prod(map(len, given.values())))
+    for words in product(*given.values()):
+        # Only files bring a sweep, so the values of keys need not be composed one by one.
+        files = tuple(word for word in words if word.partition("=")[0] in known or word.startswith("hydra."))
+        if files not in brought:
+            brought[files] = _axes([o for o in parse(sweep_of(files)) if o.key_or_group not in given], known)
+        more = brought[files].values()
+        _require_few(len(combinations) + math.prod(map(len, more)))
+        combinations.extend((*words, *rest) for rest in product(*more))
     with composer() as make:
         return [Job(list(words), make(words)) for words in combinations]
 
 
+def _axes(overrides: Sequence[Override], known: Mapping[str, list[str]]) -> Axes:
+    """Returns the words of every key; of two overrides with one key the later one counts."""
+    axes: Axes = {}
+    for override in overrides:
+        key, words = override.key_or_group, [override.input_line]
+        if override.is_sweep_override():
+            words = [f"{override.get_key_element()}={value}" for value in values(override, known.get(key))]
+        axes.pop(key, None)
+        axes[key] = words
+    return axes
+
+
+def _require_few(runs: int) -> None:
+    if runs > MAX_RUNS:
+        raise ConfigError(f"-m: {runs:,} combinations; at most {MAX_RUNS:,} runs make a sweep")
+
+
 def run_sweep(jobs: Sequence[Job]) -> None:
-    """Runs the jobs, skips finished ones, prints the grid. Raises UserError when a job has no result."""
+    """Runs the jobs and skips finished ones. Raises StorageError where nothing can be written."""
     io.make_dir(Path(jobs[0].run.runtime.output_dir) / "runs")
     run_jobs(jobs)
-    conclude(jobs)
-
-
-# Hydra's launchers that run jobs elsewhere, the package each needs, and the extra that installs it.
-LAUNCHERS = {
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
-    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-}
-
-
-def launch_elsewhere(jobs: Sequence[Job], launcher: str, start: Callable[[], None]) -> None:
-    """Runs the jobs by ``start``, which hands them to one of Hydra's launchers, and ends as ``run_sweep`` does.
-
-    Raises ConfigError where the launcher's package is missing, UserError when a job has no result.
-    """
-    module, extra = LAUNCHERS.get(launcher, ("hydra", ""))
-    if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
-        raise ConfigError(f"hydra/launcher={launcher}: needs a package: pip install 'snnrepro[{extra}]'")
-    io.make_dir(Path(jobs[0].run.runtime.output_dir) / "runs")
-    try:
-        start()
-    except (Exception, SystemExit) as error:
-        # A launcher may give up at the first job that fails. What counts is which records exist.
-        print(f"hydra/launcher={launcher}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    for job in jobs:
-        job.refresh()
-    conclude(jobs)
 
 
 def conclude(jobs: Sequence[Job]) -> None:
@@ -81,24 +85,33 @@ def cell(job: Job) -> str:
 
 
 def grid(jobs: Sequence[Job]) -> str:
-    """Returns the results as text: the last swept key across, the others down."""
-    axes: dict[str, list[str]] = {}
+    """Returns the results as text: the last swept key across, the others down; a grid for each set of keys."""
+    parts: dict[frozenset[str], list[dict[str, str]]] = {}
+    cells: dict[int, str] = {}
     for job in jobs:
-        for word in job.words:
-            key, _, value = word.partition("=")
-            values = axes.setdefault(key, [])
-            if value not in values:
-                values.append(value)
-    swept = [key for key, values in axes.items() if len(values) > 1] or list(axes)[-1:]
+        given = dict(word.split("=", 1) for word in job.words)
+        parts.setdefault(frozenset(given), []).append(given)
+        cells[id(given)] = cell(job)
+    lines = ["", "top-1 in percent on the test split"]
+    for part in parts.values():
+        if len(parts) > 1:
+            others = [given for other in parts.values() for given in other]
+            alike = {key: value for key, value in part[0].items() if all(given[key] == value for given in part)}
+            lines.append(" ".join(f"{k}={v}" for k, v in alike.items() if any(o.get(k) != v for o in others)))
+        lines.extend(_grid(part, [cells[id(given)] for given in part]))
+    return "\n".join(lines)
+
+
+def _grid(jobs: Sequence[Mapping[str, str]], cells: Sequence[str]) -> list[str]:
+    axes = {key: list(dict.fromkeys(given[key] for given in jobs)) for key in jobs[0]}
+    swept = [key for key, options in axes.items() if len(options) > 1] or list(axes)[-1:]
     if not swept:
-        return cell(jobs[0])
+        return list(cells)
     *down, across = swept
     rows: dict[tuple[str, ...], dict[str, str]] = {}
-    for job in jobs:
-        values_of = dict(word.split("=", 1) for word in job.words)
-        rows.setdefault(tuple(values_of[key] for key in down), {})[values_of[across]] = cell(job)
+    for given, text in zip(jobs, cells, strict=True):
+        rows.setdefault(tuple(given[key] for key in down), {})[given[across]] = text
     header = [*down, *(f"{across}={value}" for value in axes[across])]
-    lines = [header, *([*row, *(cells.get(value, "") for value in axes[across])] for row, cells in rows.items())]
+    lines = [header, *([*row, *(found.get(value, "") for value in axes[across])] for row, found in rows.items())]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = ["  ".join(item.rjust(width) for item, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(["", "top-1 in percent on the test split", *text])
+    return ["  ".join(item.rjust(width) for item, width in zip(line, widths, strict=True)) for line in lines]

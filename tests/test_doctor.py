@@ -69,7 +69,7 @@ def test_preview_of_events(tmp_path, capsys, monkeypatch):
     from PIL import Image
 
     monkeypatch.setenv("SNNREPRO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("snnrepro.data.events.cache.os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("snnrepro.data.events.cache.usable_cores", lambda: 1)
     words = ["dataset.size=8", "timesteps=3", f"runtime.output_dir={tmp_path}"]
     assert main(["data", "preview", "digits_dvs", *words]) == 0
     assert "simulated recordings" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from scripts.bench.variants import MEANING
 from snnrepro import io
 from snnrepro.compose import compose_run
 from snnrepro.runtime import provenance, resolve_device
+from snnrepro.system import usable_cores
 
 PACKAGES = ("torch", "triton", "numpy", "spikingjelly", "snntorch")
 SWITCHES = ("OMP_", "MKL_", "KMP_", "TORCH", "TRITON_", "CUDA_", "SJ_", "SNNREPRO_")
@@ -31,7 +32,7 @@ def machine() -> dict[str, Any]:
     kept = ("commit", "processor", "platform", "python", "snnrepro", "device")
     return {
         **{key: facts[key] for key in kept},
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "load_at_start": list(os.getloadavg()) if platform.system() != "Windows" else None,

@@ -1,5 +1,6 @@
 """The loader: batched fetches, worker processes that change nothing but the speed."""
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def loader(dataset: ImageSet, order: EpochOrder, *, workers: int, pin_memory: bo
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin_memory,
+        # The system's own way to start processes: joblib's workers bring one as the default that DataLoader cannot use.
+        multiprocessing_context=multiprocessing.get_all_start_methods()[0] if workers else None,
         # Only seeds the workers, in which nothing is random; left out, the seed would be drawn from the global state.
         generator=torch.Generator(),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrepro import io
+from snnrepro.checks import user_path
 from snnrepro.compose import compose_run, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
@@ -34,7 +35,7 @@ def main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    file, rest = Path(words[0]), words[1:]
+    file, rest = Path(user_path("FILE", words[0])), words[1:]
     batches = 0
     for word in [word for word in rest if word.startswith("recalibrate=")]:
         rest.remove(word)

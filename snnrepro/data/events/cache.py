@@ -4,7 +4,6 @@ A cache is a folder named by the hash of what determines its content. Its ``meta
 is inside when the folder appears.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 
 from snnrepro import io
 from snnrepro.errors import StorageError
+from snnrepro.system import lock, usable_cores
 
 # Raised when the code changes what a recording turns into.
 VERSION = 1
@@ -54,17 +54,17 @@ def cached_frames(
 
 
 @contextmanager
-def _alone(lock: Path, target: Path) -> Iterator[None]:
+def _alone(file: Path, target: Path) -> Iterator[None]:
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StorageError(f"{lock}: cannot lock: {error.strerror}; check the folder and its rights") from None
+        raise StorageError(f"{file}: cannot lock: {error.strerror}; check the folder and its rights") from None
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle, wait=False)
         except BlockingIOError:
             print(f"{target}: another process is making these frames; waiting for it", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, wait=True)
         yield
     finally:
         os.close(handle)
@@ -119,7 +119,7 @@ def _build(target: Path, content: dict[str, Any], count: int, shape: tuple[int, 
 
 def _made(make: Make, chunks: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Yields what ``make`` returns for each chunk, in order, from a process for each core where it is worth one."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if cores == 1 or len(chunks) < 8:
         yield from map(make, chunks)
         return

@@ -243,7 +243,7 @@ def tiny_digits(monkeypatch):
     original = dataset.simulate.record
     monkeypatch.setattr(dataset.simulate, "record", original)
     monkeypatch.setattr(cache, "ProcessPoolExecutor", None)
-    monkeypatch.setattr(cache.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(cache, "usable_cores", lambda: 1)
 
 
 def test_digits_dvs_trains_on_frames_and_evaluates_at_other_steps(tmp_path, monkeypatch, capsys):
