@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from string import Template
 from typing import Any, NoReturn
 
 from snnrepro import __version__
-from snnrepro.checks import user_path
 from snnrepro.errors import ConfigError
+from snnrepro.overrides import SEARCH_PATH, quoted_list
 
 HELP = Template("""snnrepro: direct training of spiking neural networks with MP-Init and TrSG
 
@@ -87,7 +86,10 @@ def read(words: Sequence[str]) -> argparse.Namespace:
         if getattr(args, option) and not args.cfg:
             raise ConfigError(f"--{option}: only with --cfg")
     if args.config_dir:
-        args.overrides = _with_folders(args.overrides, args.config_dir)
+        if any(word.startswith(f"{SEARCH_PATH}=") for word in args.overrides):
+            raise ConfigError(f"--config-dir: {SEARCH_PATH} is given too; write --config-dir once for each folder")
+        # As a word, the processes of a sweep understand it too.
+        args.overrides.insert(0, f"{SEARCH_PATH}={quoted_list(args.config_dir)}")
     return args
 
 
@@ -108,14 +110,3 @@ def help_text(groups: dict[str, list[str]], config: str) -> str:
 def version() -> str:
     """Returns the program's name and version."""
     return f"snnrepro {__version__}"
-
-
-def _with_folders(words: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Returns the words with the user's own folders, as a word that processes of a sweep understand too."""
-    from snnrepro.compose import SEARCH_PATH
-    from snnrepro.overrides import quoted_list
-
-    if any(word.startswith(f"{SEARCH_PATH}=") for word in words):
-        raise ConfigError(f"--config-dir: {SEARCH_PATH} is given too; write --config-dir once for each folder")
-    paths = [str(Path(user_path("--config-dir", folder)).absolute()) for folder in folders]
-    return [f"{SEARCH_PATH}={quoted_list([f'file://{path}' for path in paths])}", *words]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from io import StringIO
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
@@ -18,16 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from snnrepro.checks import nearest, user_path
+from snnrepro.checks import nearest
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
-from snnrepro.overrides import is_text, parse, quoted, values
+from snnrepro.overrides import SEARCH_PATH, is_text, parse, quoted, values
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
 CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 CONFIG_NAME = "train"
-SEARCH_PATH = "hydra.searchpath"
 ConfigStore.instance().store(name="_schema", node=RunConfig)
 
 
@@ -35,7 +36,7 @@ ConfigStore.instance().store(name="_schema", node=RunConfig)
 def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
     """Returns the config groups and the options of each, such as {"neuron": ["as_sg", "lif", ...]}.
 
-    folders: the user's own, laid out as ``configs/`` is. Raises ConfigError for an option that exists twice.
+    folders: the user's own, laid out as ``configs/`` is. Raises ConfigError for a file that is no text, or an option that exists twice.
     """
     found: dict[str, list[str]] = {}
     for folder in (str(CONFIG_DIR), *folders):
@@ -45,27 +46,18 @@ def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
                 continue
             if option in found.setdefault(group, []):
                 raise ConfigError(f"{path}: {group}={option} exists already; give the file another name")
+            try:
+                path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise ConfigError(f"{path}: not UTF-8 text") from None
             found[group].append(option)
     return found
 
 
 def folders_of(overrides: Sequence[Override]) -> tuple[str, ...]:
-    """Returns the user's own folders of configuration files. Raises ConfigError naming one that does not exist."""
-    found: list[str] = []
-    for override in overrides:
-        if override.key_or_group == SEARCH_PATH:
-            value = override.value()
-            if (
-                override.is_sweep_override()
-                or not isinstance(value, list)
-                or not all(isinstance(v, str) for v in value)
-            ):
-                raise ConfigError(f"{override.input_line}: write --config-dir FOLDER")
-            found = [user_path(SEARCH_PATH, folder.removeprefix("file://")) for folder in value]
-    for folder in found:
-        if not Path(folder).is_dir():
-            raise ConfigError(f"--config-dir {folder}: no such folder; it holds files such as neuron/NAME.yaml")
-    return tuple(found)
+    """Returns the user's own folders of configuration files."""
+    given = [override.value() for override in overrides if override.key_or_group == SEARCH_PATH]
+    return tuple(folder.removeprefix("file://") for folder in given[-1]) if given else ()
 
 
 @cache
@@ -118,8 +110,9 @@ def _check_option(group: str, override: Override, options: list[str]) -> None:
     if override.is_add():
         raise ConfigError(f"+{group}: the group exists already; write it without '+'")
     given = override.value()
-    for value in values(override, options) if override.is_sweep_override() else [str(given)]:
-        if value not in options and not (group == "experiment" and given is None):
+    single = "null" if given is None else str(given)
+    for value in values(override, options) if override.is_sweep_override() else [single]:
+        if value not in options:
             raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}{nearest(value, options)}")
 
 
@@ -140,7 +133,7 @@ def _explain(error: BaseException) -> ConfigError:
     if isinstance(error, ConfigError):
         return error
     text = str(error)
-    if isinstance(error, YAMLError | UnicodeDecodeError):
+    if isinstance(error, YAMLError):
         return ConfigError(f"not YAML: {' '.join(text.split())}")
     found = re.search(r"full_key: (\S+)", text)
     first = (text.strip() or type(error).__name__).splitlines()[0]
@@ -148,7 +141,7 @@ def _explain(error: BaseException) -> ConfigError:
 
 
 # What Hydra raises for wrong words and wrong files.
-_REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+_REFUSALS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 @contextmanager
@@ -173,6 +166,8 @@ def hydra_loaded() -> Iterator[tuple[Any, Callable[..., DictConfig]]]:
 def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
     """Yields ``make(words) -> RunConfig``, for many compositions in a row."""
     with hydra_loaded() as (_, compose_tree):
+        # Reading the files is what takes time, and most runs of a sweep or table differ in values of keys only.
+        trees: dict[tuple[str, ...], DictConfig] = {}
 
         def make(words: Sequence[str]) -> RunConfig:
             overrides = parse(words)
@@ -182,7 +177,16 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
                     key, _, text = word.partition("=")
                     one = f", or as one text {quoted(key, text)}" if is_text(key) else ""
                     raise ConfigError(f"{word}: several values make a sweep; with train.py add -m{one}")
-            return to_run_config(compose_tree([override.input_line for override in overrides]))
+            known = groups(folders_of(overrides))
+            files = tuple(o.input_line for o in overrides if o.key_or_group in known or o.is_hydra_override())
+            if files not in trees:
+                trees[files] = compose_tree(files)
+            tree = deepcopy(trees[files])
+            try:
+                ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if o.input_line not in files], tree)
+            except _REFUSALS as error:
+                raise _explain(error) from None
+            return to_run_config(tree)
 
         yield make
 

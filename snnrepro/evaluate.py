@@ -9,6 +9,7 @@ from snnrepro.compose import changed, from_yaml
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.options import EVENT_DATASETS
+from snnrepro.overrides import plain_value
 from snnrepro.runs import read_record
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _parse(words: list[str]) -> dict[str, str]:
             raise ConfigError(f"{word!r}: write KEY=VALUE; the keys are {', '.join(KEYS)}")
         if key not in KEYS:
             raise ConfigError(f"{key}: no such key{nearest(key, KEYS)}")
-        given[key] = value
+        # Paths and settings are written as for train.py.
+        given[key] = plain_value(word) or "null" if key.startswith(("dataset.", "runtime.")) else value
     if ("run" in given) == ("checkpoint" in given):
         raise ConfigError("give either run=RUN_ID or checkpoint=FILE")
     if given.get("weights", "final") not in WEIGHTS:

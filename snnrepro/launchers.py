@@ -14,10 +14,10 @@ from omegaconf import DictConfig, open_dict
 
 from snnrepro import io
 from snnrepro.checks import nearest
-from snnrepro.compose import CONFIG_NAME, SEARCH_PATH, hydra_loaded, to_run_config
+from snnrepro.compose import CONFIG_NAME, hydra_loaded, to_run_config
 from snnrepro.errors import ConfigError, UserError, report
 from snnrepro.jobs import Job
-from snnrepro.overrides import quoted_list
+from snnrepro.overrides import SEARCH_PATH, quoted_list
 
 # Hydra's launchers, the package each needs, and the extra that installs it.
 LAUNCHERS = {

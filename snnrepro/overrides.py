@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -19,12 +20,15 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
+from snnrepro.checks import user_path
 from snnrepro.errors import ConfigError
 
 # Keys whose value is free text: characters that Hydra's grammar keeps for itself belong to it.
 TEXT_KEYS = ("dataset.root", "runtime.output_dir", "logger.project", "logger.entity", "logger.group")
+# Where Hydra looks for the user's own options; --config-dir is short for it.
+SEARCH_PATH = "hydra.searchpath"
 # More combinations than anybody trains, and few enough to list.
-MAX_RUNS = 10_000
+MAX_RUNS = 5_000
 _CALL = re.compile(r"(choice|glob|interval|range|shuffle|sort|tag|str|int|float|bool|json_str|extend_list)\(")
 
 
@@ -38,12 +42,38 @@ def _parse(word: str) -> Override:
     if separator and is_text(key):
         word = f"{key}={_as_typed(text)}"
     try:
-        return OverridesParser.create().parse_override(word)
+        override = OverridesParser.create().parse_override(word)
+        if override.key_or_group != SEARCH_PATH:
+            return override
+        return OverridesParser.create().parse_override(f"{SEARCH_PATH}={_folders(override)}")
     # Numbers of thousands of digits, and brackets of thousands of levels.
-    except (HydraException, ValueError, RecursionError):
+    except (HydraException, ValueError, RecursionError) as error:
         shown = word if len(word) < 100 else f"{word[:100]}..."
         hint = f"; as one text: {quoted(key, text)}" if is_text(key) else ""
+        # What is wrong inside choice(...) and its like, Hydra says in the first line.
+        hint += f"; {str(error).splitlines()[0]}" if "while evaluating" in str(error) else ""
         raise ConfigError(f"{shown!r}: not understood; write GROUP=OPTION or KEY=VALUE{hint}") from None
+
+
+def _folders(override: Override) -> str:
+    """Returns the user's own folders of configuration files, absolute, for processes in any folder."""
+    value = override.value()
+    if override.is_sweep_override() or not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ConfigError(f"{override.input_line}: write --config-dir FOLDER")
+    folders = [Path(user_path("--config-dir", folder.removeprefix("file://"))).absolute() for folder in value]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder}: no such folder; it holds files such as neuron/NAME.yaml")
+    return quoted_list([f"file://{folder}" for folder in folders])
+
+
+def plain_value(word: str) -> str | None:
+    """Returns the one value of a word as text, None for null. Raises ConfigError for several values."""
+    (override,) = parse([word])
+    if override.is_sweep_override() or override.is_add() or override.is_delete():
+        raise ConfigError(f"{word}: write one value")
+    value = override.value()
+    return None if value is None else str(value)
 
 
 def is_text(key: str) -> bool:
