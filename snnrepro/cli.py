@@ -12,8 +12,8 @@ from snnrepro.command_line import help_text, read, version
 from snnrepro.compose import complete, compose_run, folders_of, groups, parse, show, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report
-from snnrepro.launch import launch, launched, note_other_launchers, require_alone, silence_others
-from snnrepro.runs import read_record, run_path
+from snnrepro.launch import launch, launched, note_other_launchers, silence_others
+from snnrepro.runs import read_record, run_path, with_other_epochs
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
 
@@ -68,8 +68,10 @@ def _command(words: list[str]) -> int:
     command, *rest = words
     if command not in COMMANDS:
         raise ConfigError(f"{command}: no such command{nearest(command, COMMANDS)}; snnrepro --help lists them")
-    if command != "train":
-        require_alone(command)
+    if launched() and command != "train":
+        raise ConfigError(
+            f"{command}: runs in one process; start it without torchrun, or unset RANK and WORLD_SIZE of this shell"
+        )
     return COMMANDS[command](rest)
 
 
@@ -155,6 +157,8 @@ def train_one(run: RunConfig, words: Sequence[str]) -> int:
         # torch takes seconds to import, which reporting a finished run need not pay.
         if run.runtime.processes > 1 and not launched():
             return launch(words, run.runtime.processes)
+        if not path.exists():
+            _name_other_epochs(run)
         from snnrepro.train.loop import train
 
         record = train(run)
@@ -164,6 +168,15 @@ def train_one(run: RunConfig, words: Sequence[str]) -> int:
 
     print(summary(record, path))
     return 0 if record["status"] == "done" else DivergedError.exit_code
+
+
+def _name_other_epochs(run: RunConfig) -> None:
+    """Says that a run with other epochs is another run."""
+    for id, epochs in with_other_epochs(run):
+        print(
+            f"epochs={run.epochs}: starts from zero, although {id} has the same settings with epochs={epochs}: "
+            "the learning rate of every epoch depends on their number"
+        )
 
 
 def _evaluate(words: list[str]) -> int:

@@ -36,7 +36,8 @@ ConfigStore.instance().store(name="_schema", node=RunConfig)
 def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
     """Returns the config groups and the options of each, such as {"neuron": ["as_sg", "lif", ...]}.
 
-    folders: the user's own, laid out as ``configs/`` is. Raises ConfigError for a file that is no text, or an option that exists twice.
+    folders: the user's own, laid out as ``configs/`` is. Raises ConfigError for a file that is no text, or an option
+    that exists twice.
     """
     found: dict[str, list[str]] = {}
     for folder in (str(CONFIG_DIR), *folders):
@@ -253,8 +254,9 @@ def from_yaml(path: Path) -> RunConfig:
     """Returns the configuration of a run folder's ``config.yaml``. Raises StorageError where there is none."""
     try:
         return from_plain(OmegaConf.to_container(OmegaConf.load(path)))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror}") from None
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise StorageError(f"{path}: cannot read: {reason}") from None
 
 
 def from_plain(plain: Any) -> RunConfig:

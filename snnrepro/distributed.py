@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from snnrepro.collectives import rank, world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError, RankError, UserError
-from snnrepro.launch import end_with_parent, launched
+from snnrepro.launch import end_with_parent, launched, processes_here
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
     if not launched():
         yield
         return
-    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world, local = int(os.environ["WORLD_SIZE"]), processes_here()
     if runtime.processes not in (1, local):
         raise ConfigError(
             f"runtime.processes={runtime.processes}: torchrun started {local} on this machine; leave it out"
@@ -53,7 +53,14 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
     end_with_parent()
     timeout = timedelta(seconds=runtime.rank_timeout)
     # The rendezvous store outlives every rank: those that are left can still talk when one is gone.
-    store, number, _ = next(dist.rendezvous("env://", timeout=timeout))
+    try:
+        store, number, _ = next(dist.rendezvous("env://", timeout=timeout))
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RankError(
+            f"rank {os.environ['RANK']} of {world}: the others did not meet at MASTER_ADDR:MASTER_PORT = {place} "
+            f"within runtime.rank_timeout={runtime.rank_timeout:g} s: {str(error).strip().splitlines()[0]}"
+        ) from None
     with _naming_lost_ranks(store, number, world):
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from snnrepro.errors import ConfigError, LauncherError, Stopped, report
+from snnrepro.errors import LauncherError, Stopped, report
 
 # What torchrun tells each process. The numbers, and the place where they meet.
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -42,22 +42,17 @@ def _number(name: str) -> int:
 
 
 def _left(fault: str, world: int) -> LauncherError:
-    given = [name for name in (*_NUMBERS, "MASTER_ADDR") if name in os.environ]
-    values = " ".join(
-        f"{name}={os.environ[name]!r}" if not os.environ[name] else f"{name}={os.environ[name][:20]}" for name in given
-    )
+    given = {name: os.environ[name] for name in (*_NUMBERS, "MASTER_ADDR") if name in os.environ}
     return LauncherError(
-        f"{values}: {fault}; if a launcher left them behind: unset {' '.join(given)}; "
+        f"{' '.join(f'{name}={text[:40]}' for name, text in given.items())}: {fault}; "
+        f"if a launcher left them behind: unset {' '.join(given)}; "
         f"to start several processes: torchrun --nproc-per-node={max(2, min(world, 8))} train.py ..."
     )
 
 
-def require_alone(command: str) -> None:
-    """Raises ConfigError where a launcher started this process as one of several: only training is shared."""
-    if launched():
-        raise ConfigError(
-            f"{command}: runs in one process; start it without torchrun, or unset RANK and WORLD_SIZE of this shell"
-        )
+def processes_here() -> int:
+    """Returns how many processes of the run share this machine, as far as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1
 
 
 def note_other_launchers() -> None:
@@ -72,7 +67,11 @@ def note_other_launchers() -> None:
 
 def silence_others() -> None:
     """Leaves printing to rank 0; errors still go to stderr."""
-    if launched() and os.environ["RANK"] != "0":
+    if not launched():
+        return
+    # Where processes do not find each other, torch's log prints stack traces; what is wrong is said without it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 

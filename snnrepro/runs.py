@@ -5,16 +5,18 @@ of ``record.json``, written last, is the status "finished"; there is no flag tha
 in a path.
 """
 
+import glob
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from snnrepro import io
-from snnrepro.compose import to_plain
+from snnrepro.compose import from_yaml, to_plain
 from snnrepro.config import RunConfig
-from snnrepro.errors import StorageError
+from snnrepro.errors import StorageError, UserError
 from snnrepro.system import lock
 
 # Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
@@ -58,6 +60,23 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Returns the record of the run folder ``path``, or None where the run is not finished."""
     file = path / "record.json"
     return io.read_json(file) if file.exists() else None
+
+
+def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:
+    """Returns (run id, epochs) of the runs here that are ``run`` but for their number of epochs."""
+    folder, id = run_path(run).parent, run_id(run)
+    found = []
+    # The hash is all that their names differ in.
+    for path in sorted(folder.glob(f"{glob.escape(id.rpartition('-')[0])}-*")):
+        try:
+            other = from_yaml(path / "config.yaml")
+            same = path.name != id and run_id(replace(run, epochs=other.epochs)) == path.name
+        except UserError:
+            # Not a run of this version, or not its epochs alone.
+            continue
+        if same:
+            found.append((path.name, other.epochs))
+    return found
 
 
 class RunLock:

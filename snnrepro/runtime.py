@@ -17,6 +17,7 @@ from snnrepro import __version__
 from snnrepro.collectives import world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError
+from snnrepro.launch import processes_here
 from snnrepro.neurons.kernel_cache import compiler
 from snnrepro.system import require_threads, usable_cores
 
@@ -69,8 +70,7 @@ def set_up(runtime: RuntimeConfig, seed: int) -> torch.device:
     """Seeds everything, sets threads and determinism, and returns the device."""
     device = resolve_device(runtime.device)
     # The ranks on one machine share its cores.
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = runtime.threads or max(1, usable_cores() // ranks_here)
+    threads = runtime.threads or max(1, usable_cores() // processes_here())
     require_threads("runtime.threads", threads)
     torch.set_num_threads(threads)
     # cuBLAS reads this when it is first used; without it the deterministic switch below would refuse matmuls.
