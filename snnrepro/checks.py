@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 
 from snnrepro.errors import ConfigError
@@ -24,6 +25,8 @@ def one_of(key: str, value: str, allowed: Collection[str]) -> None:
 # The largest values of keys without a bound of their own: float32 and counters of 32 bits hold them with room to
 # spare, so that no product with them overflows where nobody looks.
 LARGEST_NUMBER, LARGEST_COUNT = 1e30, 10**9
+# Systems end a path at 1024 (macOS) or 4096 bytes, and a run's own names come behind.
+LONGEST_PATH, DEEPEST_PATH = 700 if sys.platform == "darwin" else 3500, 200
 
 
 def in_range(key: str, value: float | None, low: float, high: float | None = None, *, open_low: bool = False) -> None:
@@ -52,6 +55,8 @@ def user_path(key: str, text: str) -> str:
     if not text.strip():
         raise ConfigError(f"{key}={text}: the name of a file or folder is needed")
     path = os.path.expanduser(text)
+    if len(os.fsencode(path)) > LONGEST_PATH or path.count("/") > DEEPEST_PATH:
+        raise ConfigError(f"{key}={path[:60]}...: too long for the file system ({len(path)} characters)")
     if path.startswith("~") and text.startswith("~"):
         raise ConfigError(
             f"{key}={text}: no such user, or HOME is not set; for a name that begins with ~ write ./{text}"

@@ -70,7 +70,7 @@ def silence_others() -> None:
     if not launched():
         return
     # Where processes do not find each other, torch's log prints stack traces; what is wrong is said without it.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
