@@ -9,10 +9,11 @@ from pathlib import Path
 
 from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
-from snnrepro.compose import complete, compose_run, folders_of, groups, parse, show, to_yaml
+from snnrepro.compose import complete, compose_run, folders_of, groups, show, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
+from snnrepro.overrides import line, parse
 from snnrepro.runs import read_record, run_path, with_other_epochs
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(error)
     except BrokenPipeError:
         # The reader (head, less) has enough. Python would complain again when it closes the stream at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
             return 0
         return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
@@ -103,7 +104,7 @@ def _storage_error(error: OSError) -> StorageError:
         return StorageError(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")
     if error.errno != errno.ENOSPC:
         raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return StorageError("the output cannot be written: no space left on the device")
 
 
@@ -127,7 +128,7 @@ def _train(words: list[str]) -> int:
 
 def _help(words: Sequence[str]) -> None:
     overrides = [override for override in parse(words) if not override.is_sweep_override()]
-    run = compose_run([override.input_line for override in overrides])
+    run = compose_run([line(override) for override in overrides])
     print(help_text(groups(folders_of(overrides)), to_yaml(run)))
 
 

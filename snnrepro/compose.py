@@ -23,7 +23,7 @@ from yaml import YAMLError
 from snnrepro.checks import nearest
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
-from snnrepro.overrides import SEARCH_PATH, is_text, parse, quoted, values
+from snnrepro.overrides import SEARCH_PATH, is_text, line, parse, quoted, values
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
@@ -58,7 +58,9 @@ def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
 def folders_of(overrides: Sequence[Override]) -> tuple[str, ...]:
     """Returns the user's own folders of configuration files."""
     given = [override.value() for override in overrides if override.key_or_group == SEARCH_PATH]
-    return tuple(folder.removeprefix("file://") for folder in given[-1]) if given else ()
+    last = given[-1] if given else []
+    assert isinstance(last, list), "parse has made it a list"
+    return tuple(folder.removeprefix("file://") for folder in last)
 
 
 @cache
@@ -82,10 +84,10 @@ def check_names(overrides: Sequence[Override]) -> None:
         if override.is_delete():
             raise ConfigError(f"~{key}: keys cannot be removed; set a value instead")
         if override.package is not None:
-            raise ConfigError(f"{override.input_line}: every group has its own place; leave out @{override.package}")
+            raise ConfigError(f"{line(override)}: every group has its own place; leave out @{override.package}")
         if key == "hydra" or override.is_hydra_override():
             if key != SEARCH_PATH:
-                raise ConfigError(f"{override.input_line}: {_not_hydra(key)}")
+                raise ConfigError(f"{line(override)}: {_not_hydra(key)}")
         elif key in known:
             _check_option(key, override, known[key])
         elif key not in keys():
@@ -179,12 +181,12 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
                     one = f", or as one text {quoted(key, text)}" if is_text(key) else ""
                     raise ConfigError(f"{word}: several values make a sweep; with train.py add -m{one}")
             known = groups(folders_of(overrides))
-            files = tuple(o.input_line for o in overrides if o.key_or_group in known or o.is_hydra_override())
+            files = tuple(line(o) for o in overrides if o.key_or_group in known or o.is_hydra_override())
             if files not in trees:
                 trees[files] = compose_tree(files)
             tree = deepcopy(trees[files])
             try:
-                ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if o.input_line not in files], tree)
+                ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if line(o) not in files], tree)
             except _REFUSALS as error:
                 raise _explain(error) from None
             return to_run_config(tree)
@@ -207,7 +209,7 @@ def compose_run(words: Sequence[str]) -> RunConfig:
 
 def show(words: Sequence[str], cfg: str | None, package: str | None, resolve: bool, info: str | None) -> None:
     """Prints the configuration of ``words`` (cfg: job, hydra, all), or how it is composed (info)."""
-    lines = [override.input_line for override in parse(words)]
+    lines = [line(override) for override in parse(words)]
     with hydra_loaded() as (hydra, _):
         if cfg is None:
             hydra.show_info(info, CONFIG_NAME, lines)

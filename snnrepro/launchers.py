@@ -17,7 +17,7 @@ from snnrepro.checks import nearest
 from snnrepro.compose import CONFIG_NAME, hydra_loaded, to_run_config
 from snnrepro.errors import ConfigError, UserError, report
 from snnrepro.jobs import Job
-from snnrepro.overrides import SEARCH_PATH, quoted_list
+from snnrepro.overrides import SEARCH_PATH, line, quoted_list
 
 # Hydra's launchers, the package each needs, and the extra that installs it.
 LAUNCHERS = {
@@ -36,13 +36,13 @@ def split(overrides: Sequence[Override]) -> tuple[str | None, list[str], list[Ov
     ours = [o for o in overrides if o.is_hydra_override() and _of_launcher(o.key_or_group)]
     for override in ours:
         if override.is_sweep_override() or override.is_delete():
-            raise ConfigError(f"{override.input_line}: a launcher takes one value for each of its keys")
+            raise ConfigError(f"{line(override)}: a launcher takes one value for each of its keys")
     names = [str(override.value()) for override in ours if override.key_or_group == "hydra/launcher"]
     if ours and not names:
-        raise ConfigError(f"{ours[0].input_line}: set for which launcher? add hydra/launcher=NAME")
+        raise ConfigError(f"{line(ours[0])}: set for which launcher? add hydra/launcher=NAME")
     if names:
         _require(names[-1])
-    return (names[-1] if names else None), [o.input_line for o in ours], [o for o in overrides if o not in ours]
+    return (names[-1] if names else None), [line(o) for o in ours], [o for o in overrides if o not in ours]
 
 
 def _of_launcher(key: str) -> bool:

@@ -16,7 +16,6 @@ from hydra.core.override_parser.types import (
     QuotedString,
     RangeSweep,
     Sweep,
-    Transformer,
 )
 from hydra.errors import HydraException
 
@@ -59,7 +58,7 @@ def _folders(override: Override) -> str:
     """Returns the user's own folders of configuration files, absolute, for processes in any folder."""
     value = override.value()
     if override.is_sweep_override() or not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise ConfigError(f"{override.input_line}: write --config-dir FOLDER")
+        raise ConfigError(f"{line(override)}: write --config-dir FOLDER")
     folders = [Path(user_path("--config-dir", folder.removeprefix("file://"))).absolute() for folder in value]
     for folder in folders:
         if not folder.is_dir():
@@ -74,6 +73,12 @@ def plain_value(word: str) -> str | None:
         raise ConfigError(f"{word}: write one value")
     value = override.value()
     return None if value is None else str(value)
+
+
+def line(override: Override) -> str:
+    """Returns the word of an override, as Hydra takes it."""
+    assert override.input_line is not None
+    return override.input_line
 
 
 def is_text(key: str) -> bool:
@@ -98,6 +103,7 @@ def _count(value: ChoiceSweep | RangeSweep) -> float:
     """Returns how many values there are, without listing them; inf where they do not end."""
     if not isinstance(value, RangeSweep):
         return len(value.list)
+    assert value.start is not None and value.stop is not None
     try:
         return max(0, math.ceil((float(value.stop) - float(value.start)) / float(value.step)))
     except (ZeroDivisionError, OverflowError, ValueError):
@@ -115,7 +121,7 @@ def values(override: Override, options: Sequence[str] | None) -> Iterator[str]:
     options: those of the group that the word names, None for a key. Raises ConfigError where there is no value, no
     end, or nobody to choose them.
     """
-    word, value = override.input_line, override.value()
+    word, value = line(override), override.value()
     if isinstance(value, IntervalSweep):
         raise ConfigError(
             f"{word}: an interval needs a program that picks values from it; write them: a,b or range(...)"
@@ -129,8 +135,9 @@ def values(override: Override, options: Sequence[str] | None) -> Iterator[str]:
         return iter(found)
     if any(isinstance(item, Sweep) for item in getattr(value, "list", ())):
         raise ConfigError(f"{word}: a sweep inside a list of values; write all values, or one range")
+    assert isinstance(value, ChoiceSweep | RangeSweep), "what else Hydra's grammar has for several values is above"
     number = _count(value)
     if not 0 < number <= MAX_RUNS:
         many = "does not end" if number == math.inf else f"stands for {number:,} values" if number else "is empty"
         raise ConfigError(f"{word}: {many}; at least 1 and at most {MAX_RUNS:,} values make a sweep")
-    return override.sweep_iterator(transformer=Transformer.str)
+    return override.sweep_string_iterator()

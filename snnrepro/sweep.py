@@ -8,10 +8,10 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from snnrepro import io
-from snnrepro.compose import check_names, composer, folders_of, groups, parse, sweep_of
+from snnrepro.compose import check_names, composer, folders_of, groups, sweep_of
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import Job, run_jobs
-from snnrepro.overrides import MAX_RUNS, values
+from snnrepro.overrides import MAX_RUNS, line, parse, values
 from snnrepro.runs import read_record
 
 # The words that each key stands for.
@@ -46,7 +46,7 @@ def _axes(overrides: Sequence[Override], known: Mapping[str, list[str]]) -> Axes
     """Returns the words of every key; of two overrides with one key the later one counts."""
     axes: Axes = {}
     for override in overrides:
-        key, words = override.key_or_group, [override.input_line]
+        key, words = override.key_or_group, [line(override)]
         if override.is_sweep_override():
             words = [f"{override.get_key_element()}={value}" for value in values(override, known.get(key))]
         axes.pop(key, None)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from snnrepro import sweep
+from snnrepro import launchers
 from snnrepro.compose import compose_run
-from snnrepro.errors import ConfigError
 from snnrepro.runs import read_record, run_path
 
 pytestmark = pytest.mark.slow
@@ -12,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_sweep_elsewhere_ends_with_its_grid_and_resumes(cli, tiny, launcher):
-    pytest.importorskip(sweep.LAUNCHERS[launcher][0])
+    pytest.importorskip(launchers.LAUNCHERS[launcher][0])
     first, second = (run_path(compose_run([*tiny, f"seed={seed}"])) for seed in (0, 1))
     # In the place of a run's folder: this one fails, and the other's result still counts.
     second.parent.mkdir(parents=True)
@@ -35,11 +34,10 @@ def test_a_sweep_elsewhere_ends_with_its_grid_and_resumes(cli, tiny, launcher):
     assert cli(*words).returncode == 0 and (second / "metrics.jsonl").read_text() == lines
 
 
-def test_a_missing_launcher_names_its_package(tiny, monkeypatch):
-    from snnrepro.cli import main
-
-    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
-    for launcher, extra in (("joblib", "joblib"), ("submitit_slurm", "slurm")):
-        with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}: .* pip install 'snnrepro\[{extra}\]'"):
-            sweep.launch_elsewhere([], launcher, lambda: pytest.fail("started"))
-    assert main(["train", "-m", "hydra/launcher=joblib", *tiny, "neuron=nosuch,lif"]) == 2
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_runs_under_a_launcher_start_processes_of_their_own(cli, tiny, launcher):
+    pytest.importorskip(launchers.LAUNCHERS[launcher][0])
+    words = ["train", "-m", f"hydra/launcher={launcher}", *tiny, "epochs=1", "runtime.workers=1", "runtime.processes=2"]
+    result = cli(*words, "seed=0,1")
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "waiting" not in result.stdout

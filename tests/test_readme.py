@@ -6,8 +6,8 @@ import shlex
 import pytest
 from conftest import ROOT
 
-from snnrepro.compose import parse
 from snnrepro.evaluate import KEYS
+from snnrepro.overrides import parse
 from snnrepro.report import main as table
 from snnrepro.sweep import expand
 

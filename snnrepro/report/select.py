@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from snnrepro.compose import check_names, composer, parse
+from snnrepro.compose import check_names, composer
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.jobs import Job
+from snnrepro.overrides import parse
 from snnrepro.report.tables import Column, Printed, Row, Table
 from snnrepro.runs import PRECISION, in_identity, read_record, run_id
 

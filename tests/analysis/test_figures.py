@@ -5,8 +5,8 @@ import pytest
 from snnrepro.analysis import figures
 from snnrepro.analysis.evidence import Jobs, Runs, jobs_of_figures, named_runs, names_like
 from snnrepro.analysis.figures import FIGURES, main
-from snnrepro.compose import parse
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.overrides import parse
 from snnrepro.runs import run_id
 from snnrepro.sweep import expand
 
