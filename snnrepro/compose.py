@@ -144,7 +144,7 @@ def _explain(error: BaseException) -> ConfigError:
 
 
 # What Hydra raises for wrong words and wrong files.
-_REFUSALS = (HydraException, OmegaConfBaseException, YAMLError)
+_REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, RecursionError)
 
 
 @contextmanager

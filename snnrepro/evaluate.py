@@ -70,7 +70,10 @@ def _parse(words: list[str]) -> dict[str, str]:
         if key not in KEYS:
             raise ConfigError(f"{key}: no such key{nearest(key, KEYS)}")
         # Paths and settings are written as for train.py.
-        given[key] = plain_value(word) or "null" if key.startswith(("dataset.", "runtime.")) else value
+        if key.startswith(("dataset.", "runtime.")):
+            plain = plain_value(word)
+            value = "null" if plain is None else plain
+        given[key] = value
     if ("run" in given) == ("checkpoint" in given):
         raise ConfigError("give either run=RUN_ID or checkpoint=FILE")
     if given.get("weights", "final") not in WEIGHTS:

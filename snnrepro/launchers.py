@@ -66,7 +66,6 @@ def launch_elsewhere(jobs: Sequence[Job], launcher: str, words: Sequence[str]) -
     words: those that set up the launcher. Raises ConfigError where it does not take them.
     """
     output = Path(jobs[0].run.runtime.output_dir)
-    io.make_dir(output / "runs")
     folder = output.absolute() / "sweeps" / time.strftime("%Y-%m-%d_%H-%M-%S")
     searched = [word for word in jobs[0].words if word.startswith(f"{SEARCH_PATH}=")]
     place = [f"hydra.sweep.dir={quoted_list([str(folder)])[1:-1]}"]
@@ -76,6 +75,7 @@ def launch_elsewhere(jobs: Sequence[Job], launcher: str, words: Sequence[str]) -
             tree.hydra.mode = RunMode.MULTIRUN
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(tree))
         plugin = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=_job, config=tree)
+        io.make_dir(output / "runs")
         try:
             for ended in plugin.launch(
                 [[w for w in job.words if w not in searched] for job in jobs], initial_job_idx=0

@@ -105,11 +105,10 @@ def test_options_may_stand_anywhere():
     ("words", "says"),
     [
         ("--cfg job -p neuron.v_threshold neuron.v_threshold=0.3", "0.3\n"),
-        ("--cfg hydra -p hydra.job.chdir", "false\n"),
+        ("--cfg hydra -p hydra.job.chdir", "False\n"),
         ("--cfg all --resolve -p surrogate", "# @package surrogate\nname: rectangular\ngamma: 1.0\n"),
         ("--run --cfg job -p seed", "0\n"),
         ("--shell-completion install=bash", "hydra_bash_completion"),
-        ("--info defaults-tree", "surrogate: rectangular"),
         ("--help -m seed=0,1 neuron=lif", "--config-dir, -cd"),
     ],
 )
@@ -117,6 +116,11 @@ def test_what_is_followed(words, says, capsys):
     assert main(["train", *words.split()]) == 0
     out, err = capsys.readouterr()
     assert says in out + err
+
+
+def test_how_hydra_composes(cli):
+    result = cli("train", "--info", "defaults-tree")
+    assert result.returncode == 0 and "surrogate: rectangular" in result.stdout
 
 
 def test_argparse_that_expands_help_texts_at_once(monkeypatch, capsys):
