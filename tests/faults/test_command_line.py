@@ -185,7 +185,7 @@ def test_own_options_in_runs_sweeps_and_help(own, capsys, monkeypatch):
         (b"nosuch: 3", "nosuch"),
         (b"defaults: [nosuch]", "nosuch"),
         (b"family: \xe9", "not UTF-8"),
-        (b"v_threshold: -1", "v_threshold"),
+        (b"defaults: [lif, _self_]\nv_threshold: -1", "v_threshold"),
     ],
 )
 def test_a_wrong_file_of_the_user_is_named(own, content, says, capsys):
