@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from snnrepro.evaluate import KEYS
+from snnrepro.launchers import split
 from snnrepro.overrides import parse
 from snnrepro.report import main as table
 from snnrepro.sweep import expand
@@ -28,7 +29,7 @@ def test_quoted_tables_are_the_stored_ones(name, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python train.py")])
 def test_train_commands_compose(line):
     words = [word for word in shlex.split(line)[2:] if not word.startswith("-")]
-    assert expand(parse(words))
+    assert expand(split(parse(words))[2])
 
 
 def test_other_commands_exist():

@@ -215,7 +215,7 @@ def test_every_key_takes_or_refuses_every_number(base):
                     assert "\n" not in message and len(message) < 500, (key, number)
                     assert key.rpartition(".")[2] in message, (key, number, message)
                     outcomes["refused"] += 1
-    assert min(outcomes.values()) > len(plain)
+    assert min(outcomes.values()) > len(plain) / 2
 
 
 @pytest.mark.parametrize(
