@@ -1,0 +1,211 @@
+"""What a run leaves behind in words of types: its record, and one line per epoch. Also the record's end as text."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, Percent, Share, exact, open_ended
+
+REPAIR = "remove the run's folder and train it again"
+
+
+@exact
+class Scalars(TypedDict):
+    """What a spiking layer learned."""
+
+    v_threshold: float
+    tau: float
+    u_init: float
+
+
+@exact
+class LastScalars(TypedDict):
+    """The same at the end of a run, where a diverged one may have left no number."""
+
+    v_threshold: float | None
+    tau: float | None
+    u_init: float | None
+
+
+@exact
+class Rate(TypedDict, total=False):
+    """Firing rate of the whole network; empty for one without spiking layers."""
+
+    by_neuron: Share
+    by_layer: Share
+
+
+@exact
+class Tested(TypedDict):
+    """What an evaluation found; top1 and top5 in percent, firing rates by layer and step."""
+
+    loss: float
+    top1: Percent
+    top5: Percent
+    top1_per_timestep: Annotated[list[Percent], Field(min_length=1)]
+    firing_rate: dict[str, list[Share]]
+    firing_rate_mean: Rate
+
+
+@exact
+class Final(Tested):
+    """The evaluation after an epoch (from 1)."""
+
+    epoch: Annotated[Count, Field(ge=1)]
+
+
+@exact
+class Best(Final):
+    """The best of them, and the step of its checkpoint."""
+
+    step: Count
+
+
+@exact
+class Line(Best):
+    """One line of metrics.jsonl: what an epoch did, and what the evaluation behind it found."""
+
+    lr: NotNegative
+    train_loss: float
+    train_top1: Percent
+    train_firing_rate: NotRequired[float]
+    train_rmp: NotRequired[float]
+    learned: dict[str, Scalars]
+
+
+@open_ended
+class _Named(TypedDict):
+    name: Name
+
+
+@open_ended
+class _Neuron(TypedDict):
+    family: Name
+
+
+@open_ended
+class _Logger(TypedDict):
+    name: Name
+    project: str | None
+    entity: str | None
+    group: str | None
+
+
+@open_ended
+class Config(TypedDict):
+    """The configuration as plain values: what is read of it. The run's id is a hash of the whole."""
+
+    dataset: _Named
+    model: _Named
+    neuron: _Neuron
+    logger: _Logger
+    runtime: dict
+    seed: Count
+    epochs: Annotated[Count, Field(ge=1)]
+    timesteps: Annotated[Count, Field(ge=1)]
+
+
+@exact
+class DataOfRun(TypedDict):
+    """What a run was trained and tested on."""
+
+    name: Name
+    split: str
+    digest: str
+    train: Count
+    test: Count
+    embedded: bool
+
+
+@exact
+class Provenance(TypedDict):
+    """What produced a result."""
+
+    snnrepro: str
+    commit: str | None
+    python: str
+    torch: str
+    numpy: str
+    platform: str
+    processor: str
+    device: str
+    processes: Annotated[Count, Field(ge=1)]
+    threads: Annotated[Count, Field(ge=1, le=1024)]
+    backend: str
+    precision: str
+    deterministic: bool
+    channels_last: bool
+
+
+@exact
+class Timing(TypedDict):
+    """Seconds in the training loop, images per second, and the share spent waiting for data."""
+
+    train_seconds: NotNegative
+    images_per_second: NotNegative
+    data_wait_share: NotNegative
+
+
+@exact
+class Diverged(TypedDict):
+    """Why and where a run's numbers became non-finite."""
+
+    message: str
+    epoch: Count
+    step: Count
+
+
+@exact
+class Record(TypedDict):
+    """``record.json``. Without a finished epoch final and best are None; so are best and timing where an older version
+    did not write them."""
+
+    id: Name
+    status: Literal["done", "diverged"]
+    final: Final | None
+    best: Best | None
+    learned: dict[str, LastScalars]
+    config: Config
+    data: DataOfRun
+    provenance: Provenance
+    timing: Timing | None
+    diverged: NotRequired[Diverged]
+
+
+def _upgrade(content: dict, _format: int) -> dict:
+    return {"best": None, "timing": None, **content}
+
+
+def _check(record: Record) -> None:
+    if record["status"] == "done" and record["final"] is None:
+        raise Fault("final: is missing, and status says done")
+    if record["status"] == "diverged" and "diverged" not in record:
+        raise Fault("diverged: is missing, and status says diverged")
+
+
+RECORD: Kind[Record] = Kind(Record, REPAIR, upgrade=_upgrade, check=_check)
+LINE: Kind[Line] = Kind(Line, REPAIR)
+
+
+def summary(record: Record, path: Path) -> str:
+    """Returns the end of a run as text for people."""
+    final, best, timing = record["final"], record["best"], record["timing"]
+    lines = []
+    if "diverged" in record:
+        lines.append(f"diverged: {record['diverged']['message']}")
+    elif final is not None:
+        steps = ", ".join(f"{value:.2f}" for value in final["top1_per_timestep"])
+        best_text = f"best {best['top1']:.2f} % after epoch {best['epoch']}, " if best is not None else ""
+        lines += [
+            f"done: {record['id']}",
+            f"top-1 {final['top1']:.2f} % on {record['data']['name']} ({record['data']['test']} test samples), "
+            f"{best_text}top-5 {final['top5']:.2f} %",
+            f"top-1 at t = 1..{len(final['top1_per_timestep'])}: {steps}",
+        ]
+    if timing is not None:
+        lines.append(f"trained {timing['train_seconds']:.1f} s, {timing['images_per_second']:.0f} images/s, "
+                     f"{100 * timing['data_wait_share']:.1f} % waiting for data")  # fmt: skip
+    lines.append(f"record: {path}/record.json")
+    return "\n".join(lines)
