@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scipy import stats
 
-from snnrepro import io
 from snnrepro.errors import ConfigError, UserError, report
 
 
@@ -45,8 +44,8 @@ def main(words: list[str]) -> int:
     try:
         if len(words) != 1:
             raise ConfigError("name one table file, such as outputs/tables/mp_init_mini.json")
-        document = io.read_json(Path(words[0]))
-        if document.get("difference_to") != "the baseline row":
+        document = TABLE.read(Path(words[0]))
+        if document["difference_to"] != "the baseline row":
             raise ConfigError(f"{words[0]}: this table has no baseline rows to compare with")
         print("\n".join(paired(document)))
     except UserError as error:

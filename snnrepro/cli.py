@@ -14,6 +14,7 @@ from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
 from snnrepro.overrides import line, parse
+from snnrepro.records import summary
 from snnrepro.runs import read_record, run_path, with_other_epochs
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
@@ -165,8 +166,6 @@ def train_one(run: RunConfig, words: Sequence[str]) -> int:
         record = train(run)
     else:
         print(f"finished before: {path} (remove the folder to run it again)")
-    from snnrepro.train.record import summary
-
     print(summary(record, path))
     return 0 if record["status"] == "done" else DivergedError.exit_code
 

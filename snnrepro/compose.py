@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from snnrepro.checks import nearest
 from snnrepro.config import RunConfig
-from snnrepro.errors import ConfigError, StorageError
+from snnrepro.errors import ConfigError
 from snnrepro.overrides import SEARCH_PATH, is_text, line, parse, quoted, values
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -252,20 +252,25 @@ def to_yaml(run: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(run))
 
 
-def from_yaml(path: Path) -> RunConfig:
-    """Returns the configuration of a run folder's ``config.yaml``. Raises StorageError where there is none."""
-    try:
-        return from_plain(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise StorageError(f"{path}: cannot read: {reason}") from None
+def from_plain(plain: dict[str, Any]) -> RunConfig:
+    """Returns the configuration stored as plain values. Raises ConfigError where it does not fit the schema.
 
-
-def from_plain(plain: Any) -> RunConfig:
-    """Returns the configuration stored as plain values. Raises ConfigError where it does not fit the schema."""
+    Nothing in it is evaluated: text that refers to other keys or to the environment is refused.
+    """
+    _refuse_references(plain)
     try:
         tree = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
         assert isinstance(tree, DictConfig)
         return to_run_config(tree)
     except OmegaConfBaseException as error:
         raise _explain(error) from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"a value does not fit its key: {' '.join(str(error).split())[:200]}") from None
+
+
+def _refuse_references(value: Any, key: str = "") -> None:
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_references(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{key}: {value!r} refers to something else, which is not looked up")

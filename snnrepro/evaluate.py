@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnrepro import stored
 from snnrepro.checks import nearest, user_path
-from snnrepro.compose import changed, from_yaml
+from snnrepro.compose import changed
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.options import EVENT_DATASETS
 from snnrepro.overrides import plain_value
-from snnrepro.runs import read_record
+from snnrepro.runs import read_config, read_record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +39,7 @@ def main(words: list[str]) -> int:
         return 0
     given = _parse(words)
     folder, file = _find(given)
-    run = from_yaml(folder / "config.yaml")
+    run = read_config(folder)
     record = read_record(folder)
     run = changed(run, {key: given[key] for key in _MOVABLE if key in given})
     if record is not None and run.runtime.threads is None:
@@ -89,13 +90,13 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
     """Returns (run folder, checkpoint file)."""
     if "checkpoint" in given:
         file = Path(user_path("checkpoint", given["checkpoint"]))
-        if not file.is_file():
+        if not stored.exists(file):
             raise StorageError(f"checkpoint={file}: no such file")
-        return file.resolve().parent.parent, file
+        return file.absolute().parent.parent, file
     runs = Path(user_path("runtime.output_dir", given.get("runtime.output_dir", "outputs"))) / "runs"
     folder = runs / given["run"]
-    if not folder.is_dir():
-        known = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+    if not stored.exists(folder):
+        known = [path.name for path in stored.listed(runs)]
         raise StorageError(f"run={given['run']}: no such run in {runs}{nearest(given['run'], known)}")
     record = read_record(folder)
     if record is None or record["final"] is None:
@@ -104,6 +105,8 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
 
     checkpoints = Checkpoints(folder / "checkpoints")
     if given.get("weights") == "best":
+        if record["best"] is None:
+            raise StorageError(f"{folder / 'record.json'}: best: is missing; use weights=final, or train the run again")
         return folder, checkpoints.file(record["best"]["step"])
     steps = checkpoints.steps()
     if not steps:
@@ -124,15 +127,14 @@ def _timesteps(text: str) -> list[int]:
 def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None) -> dict[str, Any]:
     from snnrepro.build import build_dataset, build_loss, build_model
     from snnrepro.runtime import place, set_up
-    from snnrepro.train.checkpoint import load_file
+    from snnrepro.train.checkpoint import load_weights
     from snnrepro.train.evaluation import evaluate
 
-    state = load_file(file)
     device = set_up(run.runtime, run.seed)
     # Recordings of events are cut into as many frames as there are steps.
     data = build_dataset(replace(run, timesteps=timesteps))
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
-    model.load_state_dict(state["model"])
+    load_weights(model, file)
     return evaluate(
         place(model if absorbed is None else _absorb(model, absorbed, file), device, run.runtime.channels_last),
         data.test,

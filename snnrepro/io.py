@@ -3,17 +3,23 @@
 import hashlib
 import json
 import os
+import re
+import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from snnrepro.checks import user_path
 from snnrepro.errors import StorageError
 
+DAY = 86400.0  # seconds
 
-def _storage_error(action: str, path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path}: cannot {action}: {error.strerror or error}; check the folder, its rights and the disk"
-    )
+
+def _storage_error(action: str, path: Path, error: OSError | ValueError) -> StorageError:
+    # A ValueError: a name or a text with characters that no file can have.
+    reason = error.strerror if isinstance(error, OSError) else error
+    return StorageError(f"{path}: cannot {action}: {reason or error}; check the folder, its rights and the disk")
 
 
 def cache_home() -> Path:
@@ -31,7 +37,7 @@ def make_dir(path: Path) -> None:
     """Creates ``path`` and its parents. Raises StorageError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _storage_error("create", path, error) from None
 
 
@@ -40,9 +46,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     Raises StorageError and leaves no temporary file behind when the disk is full or read-only.
     """
-    payload = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    temporary = temporary_of(path)
     try:
+        payload = data.encode() if isinstance(data, str) else data
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(payload)
@@ -54,29 +60,47 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
         raise _storage_error("write", path, error) from None
+    with suppress(OSError):
+        for left in abandoned(path):
+            left.unlink(missing_ok=True)
 
 
-def keep_lines(path: Path, count: int) -> None:
-    """Shortens a text file, where there is one, to its first ``count`` lines. Raises StorageError."""
-    if path.exists():
-        lines = path.read_text().splitlines()[:count]
-        write_atomic(path, "".join(line + "\n" for line in lines))
+def temporary_of(path: Path) -> Path:
+    """Returns the name under which this process writes ``path`` before it moves it there."""
+    return path.with_name(f"{path.name}.tmp.{os.getpid()}@{socket.gethostname()}")
+
+
+def abandoned(path: Path) -> list[Path]:
+    """Returns the temporary files of ``path`` that nobody writes any more, because the process or a day is over."""
+    name = re.compile(re.escape(path.name) + r"\.tmp\.(\d{1,9})(?:@(.+))?")
+    found = []
+    for entry in os.scandir(path.parent):
+        if match := name.fullmatch(entry.name):
+            # A process of another machine cannot be asked.
+            over = match[2] == socket.gethostname() and not _alive(int(match[1]))
+            if over or time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY:
+                found.append(Path(entry.path))
+    return found
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # Somebody else's.
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as JSON, atomically. NaN is refused: it is not JSON, and never a result."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file. Raises StorageError when it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: cannot read: {error}") from None
 
 
 def append_line(path: Path, line: str) -> None:

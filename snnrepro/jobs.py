@@ -108,10 +108,10 @@ class _Pool:
             process.terminate()
 
     def _start(self, job: Job) -> None:
-        log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - open until the job ends
         words = ["train", *job.words, f"runtime.threads={self.threads}"]
-        process = self.context.Process(target=_command, args=(words, log.name))
         try:
+            log = tempfile.NamedTemporaryFile("w+", errors="replace")  # noqa: SIM115 - open until the job ends
+            process = self.context.Process(target=_command, args=(words, log.name))
             process.start()
         except OSError as error:
             raise StorageError(f"cannot start a run: {error}") from None
@@ -139,7 +139,7 @@ class _Pool:
         name = f"{run_id(job.run)} {job.status}"
         if job.status == "done":
             record = read_record(job.path)
-            assert record is not None
+            assert record is not None and record["final"] is not None
             return f"{name}, top-1 {record['final']['top1']:.2f} %, {seconds:.0f} s"
         if job.status == "failed":
             errors = [line for line in lines if line.startswith("error: ")] or lines

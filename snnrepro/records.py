@@ -1,10 +1,10 @@
 """What a run leaves behind in words of types: its record, and one line per epoch. Also the record's end as text."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, Percent, Share, exact, open_ended
 

@@ -1,12 +1,15 @@
 """``snnrepro wandb-push``: what runs, tables and figures on disk say, told to Weights & Biases afterwards."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from snnrepro import io
+from snnrepro import io, stored
 from snnrepro.checks import user_path
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.records import REPAIR
+from snnrepro.runs import read_lines, read_record
 from snnrepro.tracking import Message, group_of, mirror, one_line, settings_of
 
 
@@ -31,16 +34,13 @@ def push(paths: Sequence[Path]) -> int:
 
 
 def _messages(path: Path) -> list[Message]:
-    if path.is_dir():
+    if stored.is_folder(path):
         return _run_messages(path)
     return _figure_messages(path) if path.suffix == ".png" else _table_messages(path)
 
 
 def _figure_messages(path: Path) -> list[Message]:
-    try:
-        digest = io.sha256(path.read_bytes())
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror}") from None
+    digest = io.sha256(stored.read_bytes(path, "draw it again with the figure command"))
     return _artefact(path, "figures", digest, {"image": {"name": path.stem, "file": str(path)}})
 
 
@@ -51,37 +51,34 @@ def _artefact(path: Path, group: str, digest: str, message: Message) -> list[Mes
 
 
 def _run_messages(path: Path) -> list[Message]:
-    record_file, metrics_file = path / "record.json", path / "metrics.jsonl"
-    if not record_file.exists():
-        raise StorageError(f"{record_file}: missing; only a finished run can be replayed")
-    record = io.read_json(record_file)
-    try:
-        config, id = record["config"], record["id"]
-        settings = settings_of(id, config["logger"]["project"], config["logger"]["entity"], path.resolve().parents[1])
-        group = config["logger"]["group"] or group_of(config["dataset"]["name"], config["model"]["name"])
-        text = metrics_file.read_text()
-        metrics = [json.loads(line) for line in text.splitlines()]
-    except (KeyError, TypeError) as error:
-        raise StorageError(f"{record_file}: not the record of a run: {error!r}") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{metrics_file}: cannot read: {error}") from None
+    record = read_record(path)
+    if record is None:
+        raise StorageError(f"{path / 'record.json'}: missing; only a finished run can be replayed")
+    metrics, config, id = read_lines(path, record), record["config"], record["id"]
+    settings = settings_of(id, config["logger"]["project"], config["logger"]["entity"], path.resolve().parents[1])
+    group = config["logger"]["group"] or group_of(config["dataset"]["name"], config["model"]["name"])
+    text = stored.read_text(path / "metrics.jsonl", REPAIR) if metrics else ""
     fresh = f"{id}-{io.sha256((text + json.dumps(record)).encode())[:8]}"
     init = {**settings, "id": fresh, "group": group, "resume": "never", "config": config}
     summary = {key: value for key, value in record.items() if key != "config"}
-    return [{"init": init}, *({"log": line} for line in metrics), {"finish": summary}]
+    return [{"init": init}, *({"log": dict(line)} for line in metrics), {"finish": summary}]
 
 
 def _table_messages(path: Path) -> list[Message]:
+    from snnrepro.analysis.results import CLAIMS
+    from snnrepro.report.document import TABLE
     from snnrepro.report.render import flat_rows
 
-    document = io.read_json(path)
-    try:
-        if "claims" in document:
-            columns = ["id", "where", "claim", "statistic", "verdict", "p", "paper"]
-            rows = [[claim[column] for column in columns] for claim in document["claims"]]
-        else:
-            columns, rows = flat_rows(document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path}: neither a run folder nor a table: {error!r}") from None
+    text = stored.read_text(path, "name a run folder, a table (JSON), claims (JSON) or a figure (PNG)")
+    rows: list[list[Any]]
+    document: Mapping[str, Any]
+    if stored.has_key(text, "claims"):
+        verdicts = CLAIMS.parse(text, path)
+        columns = ["id", "where", "claim", "statistic", "verdict", "p", "paper"]
+        rows = [[claim[column] for column in columns] for claim in verdicts["claims"]]  # type: ignore[literal-required]
+        document = verdicts
+    else:
+        document = filled = TABLE.parse(text, path)
+        columns, rows = flat_rows(filled)
     table = {"table": {"name": path.stem, "columns": columns, "rows": rows}}
     return _artefact(path, "tables", io.sha256(json.dumps(document).encode()), table)

@@ -9,14 +9,16 @@ import glob
 import json
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from snnrepro import io
-from snnrepro.compose import from_yaml, to_plain
+from snnrepro import io, stored
+from snnrepro.compose import from_plain, to_plain, to_yaml
 from snnrepro.config import RunConfig
-from snnrepro.errors import StorageError, UserError
+from snnrepro.errors import ConfigError, StorageError, UserError
+from snnrepro.records import LINE, RECORD, REPAIR, Line, Record
 from snnrepro.system import lock
 
 # Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
@@ -34,12 +36,17 @@ def in_identity(key: str) -> bool:
 
 def run_id(run: RunConfig) -> str:
     """Returns ``<dataset>-<model>-<family>-s<seed>-<10 hex digits>``; equal values give equal ids."""
-    text = json.dumps({"numerics": NUMERICS, "config": _identity(to_plain(run))}, sort_keys=True)
-    name = f"{run.dataset.name}-{run.model.name}-{run.neuron.family}-s{run.seed}"
+    return id_of(to_plain(run))
+
+
+def id_of(config: Mapping[str, Any], numerics: int = NUMERICS) -> str:
+    """Returns the id of the run with this configuration, as plain values."""
+    text = json.dumps({"numerics": numerics, "config": _identity(config)}, sort_keys=True)
+    name = f"{config['dataset']['name']}-{config['model']['name']}-{config['neuron']['family']}-s{config['seed']}"
     return f"{name}-{io.sha256(text.encode())[:10]}"
 
 
-def _identity(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _identity(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the nested values without those that make no other run."""
     kept = {}
     for name, value in plain.items():
@@ -56,10 +63,91 @@ def run_path(run: RunConfig) -> Path:
     return Path(run.runtime.output_dir) / "runs" / run_id(run)
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Returns the record of the run folder ``path``, or None where the run is not finished."""
+def name_of(folder: Path) -> str:
+    """Returns the name by which a run's folder was asked for; a link counts as the folder."""
+    return Path(os.path.abspath(folder)).name
+
+
+def read_record(path: Path) -> Record | None:
+    """Returns the record of the run folder ``path``, or None where the run is not finished.
+
+    Raises StorageError for a damaged record, and for one of another run than the folder is named after.
+    """
     file = path / "record.json"
-    return io.read_json(file) if file.exists() else None
+    if not stored.exists(file):
+        return None
+    record = RECORD.read(file)
+    if record["id"] != name_of(path):
+        raise StorageError(
+            f"{file}: id: it belongs to {record['id']}, not to {name_of(path)}; give the folder the name of its id "
+            "back, or remove the run's folder and train it again"
+        )
+    if not _hashes_to(record["id"], record["config"]):
+        raise StorageError(f"{file}: config: not that of the run {record['id']}; {REPAIR}")
+    return record
+
+
+def _hashes_to(id: str, config: Mapping[str, Any]) -> bool:
+    # A run of an older version keeps its name, though no command asks for it any more.
+    try:
+        return any(id_of(config, numerics) == id for numerics in range(NUMERICS, 0, -1))
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def stored_lines(path: Path, epochs: int) -> list[str]:
+    """Returns the lines of epochs 1 to ``epochs`` in the run's metrics.jsonl as text.
+
+    Raises StorageError where one is damaged, missing or misplaced.
+    """
+    file = path / "metrics.jsonl"
+    texts = stored.read_text(file, REPAIR).splitlines()[:epochs] if epochs else []
+    parse_lines(texts, epochs, file)
+    return texts
+
+
+def read_lines(path: Path, record: Record) -> list[Line]:
+    """Returns what the run wrote after every epoch. Raises StorageError as ``stored_lines`` does."""
+    epochs = record["final"]["epoch"] if record["final"] is not None else 0
+    return parse_lines(stored_lines(path, epochs), epochs, path / "metrics.jsonl")
+
+
+def parse_lines(texts: list[str], epochs: int, where: object) -> list[Line]:
+    """Returns the lines of epochs 1 to ``epochs``. Raises StorageError where one is damaged, missing or misplaced."""
+    lines = [LINE.parse(text, f"{where}: line {number}") for number, text in enumerate(texts, 1)]
+    for number in range(1, epochs + 1):
+        if number > len(lines) or lines[number - 1]["epoch"] != number:
+            raise StorageError(f"{where}: line {number}: epoch {number} is missing; {REPAIR}")
+    return lines
+
+
+CONFIG_FORMAT = 1
+# Where checkpoints of other programs lie: not runs, so their configuration has no id.
+IMPORTED = "imported"
+
+
+def write_config(path: Path, run: RunConfig) -> None:
+    """Writes ``config.yaml`` into the folder ``path``. Raises StorageError."""
+    io.write_atomic(path / "config.yaml", f"# format {CONFIG_FORMAT}\n{to_yaml(run)}")
+
+
+def read_config(path: Path) -> RunConfig:
+    """Returns the configuration in the folder ``path``, of a run or an import.
+
+    Raises StorageError where it is damaged, or not that of the run the folder is named after.
+    """
+    file = path / "config.yaml"
+    plain = stored.read_yaml(file, REPAIR, CONFIG_FORMAT)
+    try:
+        run = from_plain(plain)
+    except ConfigError as error:
+        raise StorageError(f"{file}: {error}; {REPAIR}") from None
+    if Path(os.path.abspath(path)).parent.name != IMPORTED and not _hashes_to(name_of(path), to_plain(run)):
+        raise StorageError(
+            f"{file}: not the configuration of {name_of(path)}; give the folder the name of its run back, "
+            "or remove the run's folder and train it again"
+        )
+    return run
 
 
 def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:
@@ -69,7 +157,7 @@ def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:
     # The hash is all that their names differ in.
     for path in sorted(folder.glob(f"{glob.escape(id.rpartition('-')[0])}-*")):
         try:
-            other = from_yaml(path / "config.yaml")
+            other = read_config(path)
             same = path.name != id and run_id(replace(run, epochs=other.epochs)) == path.name
         except UserError:
             # Not a run of this version, or not its epochs alone.
@@ -92,16 +180,16 @@ class RunLock:
     def __enter__(self) -> Self:
         io.make_dir(self.file.parent)
         try:
-            self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+            self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
             lock(self.handle, wait=False)
+            os.ftruncate(self.handle, 0)
+            os.write(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except BlockingIOError:
             owner = os.read(self.handle, 200).decode(errors="replace").strip()
             os.close(self.handle)
             raise StorageError(f"{self.file.parent}: in use by {owner or 'another process'}; wait or stop it") from None
         except OSError as error:
             raise StorageError(f"{self.file}: cannot lock: {error.strerror}; check the folder and its rights") from None
-        os.ftruncate(self.handle, 0)
-        os.write(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         return self
 
     def __exit__(self, *_: object) -> None:

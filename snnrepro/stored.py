@@ -65,15 +65,24 @@ class Kind(Generic[T]):
     def parse(self, text: str, where: object) -> T:
         """Returns the content of a JSON text, which ``where`` names. Raises StorageError."""
         try:
-            return self.fitting(_json(text))
+            content = _json(text)
+        except Fault as fault:
+            raise StorageError(f"{where}: {fault}; {self.repair}") from None
+        return self.accept(content, where)
+
+    def accept(self, content: Any, where: object) -> T:
+        """Returns a content as ``fitting`` does. Raises StorageError, in which ``where`` names it."""
+        try:
+            return self.fitting(content)
         except Fault as fault:
             repair = "update snnrepro" if isinstance(fault, Newer) else self.repair
             raise StorageError(f"{where}: {fault}; {repair}") from None
 
     def fitting(self, content: Any) -> T:
-        """Returns a content in this format, without the number. Raises Fault."""
+        """Returns a content in this format, without the number, otherwise as it was stored. Raises Fault."""
         if not isinstance(content, dict):
             raise Fault(f"keys and values are needed, found {_shown(content)}")
+        content = dict(content)
         number = content.pop("format", 0)
         if type(number) is not int or number < 0:
             raise Fault(f"format: must be a whole number, found {_shown(number)}")
@@ -82,11 +91,11 @@ class Kind(Generic[T]):
         if number < self.format:
             content = self.upgrade(content, number)
         try:
-            value = _adapter(self.schema).validate_python(content)
+            _adapter(self.schema).validate_python(content)
         except ValidationError as error:
             raise Fault(_words(error, content)) from None
-        self.check(value)
-        return value
+        self.check(content)
+        return content  # type: ignore[return-value]
 
     def numbered(self, content: T) -> dict[str, Any]:
         """Returns the content as it is written: the number of its format first."""
@@ -147,6 +156,15 @@ def _json(text: str) -> Any:
         raise error if isinstance(error, Fault) else Fault("a number has too many digits") from None
 
 
+def has_key(text: str, key: str) -> bool:
+    """Returns whether a text is a JSON object with this key, which may tell its kind."""
+    try:
+        content = _json(text)
+    except Fault:
+        return False
+    return isinstance(content, dict) and key in content
+
+
 def exists(path: Path) -> bool:
     """Returns whether anything is at ``path``. Raises StorageError where that cannot be seen, as for a long name."""
     try:
@@ -156,6 +174,11 @@ def exists(path: Path) -> bool:
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     return True
+
+
+def is_folder(path: Path) -> bool:
+    """Returns whether ``path`` is a folder. Raises StorageError as ``exists`` does."""
+    return exists(path) and path.is_dir()
 
 
 def unreadable(path: Path, error: Exception, repair: str = "check the path and its rights") -> StorageError:
@@ -230,7 +253,7 @@ def read_yaml(path: Path, repair: str, format: int) -> dict[str, Any]:
             raise Fault(f"format: must be a whole number, found {_shown(number)}")
         if int(number) > format:
             raise Newer(f"format {number} is not {format}, the newest that this version reads")
-        content = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+        content = yaml.load(text, _Loader)
         if not isinstance(content, dict):
             raise Fault(f"keys and values are needed, found {_shown(content)}")
         return content

@@ -80,7 +80,7 @@ def cell(job: Job) -> str:
     if job.status != "done":
         return f"{job.status}({job.code})" if job.status == "failed" else job.status
     record = read_record(job.path)
-    assert record is not None
+    assert record is not None and record["final"] is not None
     return f"{record['final']['top1']:.2f}"
 
 

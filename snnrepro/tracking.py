@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrepro import io
+from snnrepro import io, stored
 from snnrepro.config import LoggerConfig, RunConfig
+from snnrepro.errors import StorageError
 
 LIMIT = 15  # seconds: the longest wait for W&B, when it starts and when it ends
 Message = dict[str, Any]  # one key: init, log, table, image or finish
@@ -30,7 +31,7 @@ class Tracker(Protocol):
     def log(self, metrics: dict[str, Any]) -> None:
         """Takes the metrics of one epoch, as in a line of metrics.jsonl."""
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Takes the record of the finished run."""
 
 
@@ -40,7 +41,7 @@ class NoTracker:
     def log(self, metrics: dict[str, Any]) -> None:
         """Does nothing."""
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Does nothing."""
 
 
@@ -59,7 +60,7 @@ class Mirror:
         """Hands over the metrics of one epoch."""
         self.put({"log": metrics})
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Hands over the record and waits until W&B has it, or ``LIMIT`` seconds."""
         self.close({key: value for key, value in record.items() if key != "config"})
 
@@ -107,8 +108,10 @@ def log_table(
     """Returns whether W&B has the table: logged now, within ``LIMIT`` seconds, or before with the same content."""
     digest = io.sha256(json.dumps([columns, rows]).encode())
     known = output_dir / "wandb" / f"{name}.sha256"
-    if known.exists() and known.read_text() == digest:
-        return True
+    with contextlib.suppress(StorageError):
+        # A damaged note means that it is logged once more.
+        if stored.exists(known) and stored.read_text(known, "") == digest:
+            return True
     settings = settings_of(name, logger.project, logger.entity, output_dir)
     try:
         mirror = Mirror({**settings, "group": logger.group or "tables", "job_type": "table"})

@@ -8,6 +8,7 @@ from snnrepro import io
 from snnrepro.analysis.claims import OURS, Verdict, judge
 from snnrepro.analysis.claims_paper import PAPER
 from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, jobs_of_claims, paper_numbers
+from snnrepro.analysis.results import CLAIMS, Claim
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import run_jobs
 
@@ -34,14 +35,14 @@ def main(words: list[str]) -> int:
     rows = [_row(claim, jobs) for claim in claims]
     output = jobs.output / "tables"
     text = render(rows, args.scale)
-    io.write_json(output / f"claims_{args.scale}.json", {"scale": args.scale, "claims": rows})
+    CLAIMS.write(output / f"claims_{args.scale}.json", {"scale": args.scale, "claims": rows})
     io.write_atomic(output / f"claims_{args.scale}.md", text)
     print(text)
     print(f"written: {output}/claims_{args.scale}.md")
     return 0
 
 
-def _row(claim: dict[str, Any], jobs: Jobs) -> dict[str, Any]:
+def _row(claim: dict[str, Any], jobs: Jobs) -> Claim:
     margins, missing = [], set()
     for seed in claims_file()["seeds"]:
         try:
@@ -65,7 +66,7 @@ def _row(claim: dict[str, Any], jobs: Jobs) -> dict[str, Any]:
     }
 
 
-def render(rows: list[dict[str, Any]], scale: str) -> str:
+def render(rows: list[Claim], scale: str) -> str:
     """Returns the verdicts as a Markdown table."""
     lines = [
         f"**The paper's claims.** Scale: **{scale}{': digits, not paper numbers' if scale == 'mini' else ''}**.",

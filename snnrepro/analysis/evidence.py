@@ -1,7 +1,6 @@
 """The runs that claims and figures need: which they are, which exist, and what they left behind."""
 
 import itertools
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,7 +14,8 @@ from snnrepro.compose import compose_run
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError
 from snnrepro.jobs import Job
-from snnrepro.runs import read_record
+from snnrepro.records import Final, Line, Record, Scalars
+from snnrepro.runs import read_lines, read_record
 
 PAPER = Path(__file__).resolve().parent.parent / "paper"
 
@@ -111,11 +111,20 @@ class Runs:
     jobs: Jobs
     seed: int
 
-    def _record(self, run: str) -> dict[str, Any]:
+    def _record(self, run: str) -> Record:
         record = read_record(self.jobs[run, self.seed].path)
         if record is None:
             raise MissingRun(run)
         return record
+
+    def _final(self, run: str) -> Final:
+        final = self._record(run)["final"]
+        if final is None:
+            raise MissingRun(f"{run} diverged")
+        return final
+
+    def _lines(self, run: str) -> list[Line]:
+        return read_lines(self.jobs[run, self.seed].path, self._record(run))
 
     def diverged(self, run: str) -> bool:
         """Returns whether the run's numbers became non-finite."""
@@ -123,23 +132,22 @@ class Runs:
 
     def top1(self, run: str) -> float:
         """Returns the final test accuracy in percent, 0 for a diverged run."""
-        return 0.0 if self.diverged(run) else self._record(run)["final"]["top1"]
+        return 0.0 if self.diverged(run) else self._final(run)["top1"]
 
     def rate(self, run: str) -> float:
         """Returns the final firing rate of the network, every neuron counted alike."""
-        return self._record(run)["final"]["firing_rate_mean"]["by_neuron"]
+        rate = self._final(run)["firing_rate_mean"]
+        if "by_neuron" not in rate:
+            raise MissingRun(f"{run} has no firing rate")
+        return rate["by_neuron"]
 
     def history(self, run: str) -> list[float]:
         """Returns the test accuracy after every epoch."""
-        self._record(run)
-        lines = (self.jobs[run, self.seed].path / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["top1"] for line in lines]
+        return [line["top1"] for line in self._lines(run)]
 
-    def learned(self, run: str) -> list[dict[str, dict[str, float]]]:
+    def learned(self, run: str) -> list[dict[str, Scalars]]:
         """Returns the learned scalars of every layer after every epoch."""
-        self._record(run)
-        lines = (self.jobs[run, self.seed].path / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["learned"] for line in lines]
+        return [line["learned"] for line in self._lines(run)]
 
     def analysis(self, run: str, timesteps: int | None = None) -> dict[str, Any]:
         """Returns what ``analysis.run.analyse`` found in the run, made where it is missing."""

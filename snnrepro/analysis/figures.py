@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,9 @@ def draw(number: str, evidence: Runs, folder: Path, scale: str) -> Path:
     plot(figure, data, paper_numbers())
     note = "digits, seed 0: not the paper's data" if scale == "mini" else "CIFAR-100, seed 0"
     figure.suptitle(f"Fig. {number}: {title} ({'simulation' if number in ('3', '19') else note})", fontsize=10)
-    io.make_dir(folder)
     file = folder / f"fig{int(number):02d}_{scale}.png"
-    figure.savefig(file)
-    figure.savefig(file.with_suffix(".svg"))
+    for path in (file, file.with_suffix(".svg")):
+        buffer = BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:])
+        io.write_atomic(path, buffer.getvalue())
     return file

@@ -8,29 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnrepro import io
+from snnrepro import stored
 from snnrepro.analysis import energy, gradients, statistics
 from snnrepro.analysis.recorder import Recorder
+from snnrepro.analysis.results import ANALYSIS, Analysis
 from snnrepro.build import build_dataset, build_loss, build_model
-from snnrepro.compose import from_yaml
 from snnrepro.config import RunConfig
 from snnrepro.data import Data, EpochOrder, loader
 from snnrepro.deploy import absorb
 from snnrepro.errors import AbsorptionError, StorageError
-from snnrepro.runs import read_record
+from snnrepro.runs import name_of, read_config, read_record
 from snnrepro.runtime import place, set_up
-from snnrepro.train.checkpoint import Checkpoints, load_file
+from snnrepro.train.checkpoint import Checkpoints, load_weights
 from snnrepro.train.evaluation import to_input
 from snnrepro.train.guards import learned_scalars
 
 # Batches of the training set that gradients are averaged over.
 GRADIENT_BATCHES = 50
 FILE = "analysis.json"
-# Raised when a statistic changes, so that older files are made again.
-VERSION = 2
 
 
-def analyse(folder: Path, timesteps: int | None = None) -> dict[str, Any]:
+def analyse(folder: Path, timesteps: int | None = None) -> Analysis:
     """Returns what the finished run in ``folder`` does inside, from its ``analysis.json``, which is made where missing.
 
     timesteps: the window in which layers are recorded, the run's own unless given. Raises StorageError where the run
@@ -39,24 +37,36 @@ def analyse(folder: Path, timesteps: int | None = None) -> dict[str, Any]:
     record = read_record(folder)
     if record is None or record["status"] != "done":
         raise StorageError(f"{folder}: not a finished run; train it first")
-    run = from_yaml(folder / "config.yaml")
+    run = read_config(folder)
     steps = run.timesteps if timesteps is None else timesteps
     file = folder / (FILE if steps == run.timesteps else f"analysis_T{steps}.json")
-    if not file.exists() or io.read_json(file).get("version") != VERSION:
-        io.write_json(file, _analyse(run, folder, steps))
-    return io.read_json(file)
+    if stored.exists(file):
+        try:
+            return _read(file, name_of(folder), run.timesteps, steps)
+        except StorageError as error:
+            print(f"warning: {error}; making it again", flush=True)
+    ANALYSIS.write(file, _analyse(run, folder, steps))
+    return _read(file, name_of(folder), run.timesteps, steps)
 
 
-def _analyse(run: RunConfig, folder: Path, steps: int) -> dict[str, Any]:
+def _read(file: Path, id: str, own: int, steps: int) -> Analysis:
+    found = ANALYSIS.read(file)
+    if (found["run"], found["timesteps"]) != (id, steps):
+        raise StorageError(f"{file}: it belongs to {found['run']} at timesteps={found['timesteps']}")
+    if steps == own and (lacking := sorted(set(Analysis.__optional_keys__) - set(found))):
+        raise StorageError(f"{file}: {lacking[0]}: is missing")
+    return found
+
+
+def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
     device = set_up(run.runtime, run.seed)
     data = build_dataset(run)
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     model = place(model, device, run.runtime.channels_last)
     checkpoints = Checkpoints(folder / "checkpoints")
     _load(model, checkpoints, checkpoints.steps()[-1:])
-    found: dict[str, Any] = {
-        "version": VERSION,
-        "run": folder.name,
+    found: Any = {
+        "run": name_of(folder),
         "timesteps": steps,
         **_observe(run, model, data, device, steps),
     }
@@ -82,7 +92,7 @@ def _load(model: nn.Module, checkpoints: Checkpoints, steps: list[int]) -> None:
         raise StorageError(
             f"{checkpoints.folder}: the checkpoint of step {steps or 'any'} is gone; train the run again"
         )
-    model.load_state_dict(load_file(checkpoints.file(steps[0]))["model"])
+    load_weights(model, checkpoints.file(steps[0]))
 
 
 def _observe(run: RunConfig, model: nn.Module, data: Data, device: torch.device, steps: int) -> dict[str, Any]:

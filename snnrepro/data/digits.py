@@ -1,17 +1,32 @@
 """scikit-learn's 1,797 handwritten digits, 8x8, 10 classes, values 0..16: real data that ships with a package."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import sklearn
+from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from typing_extensions import TypedDict
 
-from snnrepro import io
 from snnrepro.data.images import Source, channel_statistics, digest, take
 from snnrepro.errors import DataError
+from snnrepro.stored import Count, Kind, Share, exact
 
 SPLITS = Path(__file__).with_name("splits")
+
+
+@exact
+class Split(TypedDict):
+    """A stored split: the indices of the test images, and the digest of all images and labels in their order."""
+
+    test_fraction: Share
+    sha256: str
+    test: list[Annotated[Count, Field(lt=1797)]]
+
+
+SPLIT: Kind[Split] = Kind(Split, "restore the file, it is part of snnrepro")
 
 
 def stratified(labels: np.ndarray, test_fraction: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +45,7 @@ def load(test_fraction: float, split_seed: int) -> Source:
     bunch = load_digits()
     images, labels = bunch.images.astype(np.uint8)[:, None], bunch.target
     file = SPLITS / f"digits_seed{split_seed}.json"
-    stored = io.read_json(file) if file.exists() else None
+    stored = SPLIT.read(file) if file.exists() else None
     if stored is not None and stored["test_fraction"] == test_fraction:
         test_index = np.array(stored["test"])
         train_index = np.setdiff1d(np.arange(len(labels)), test_index)

@@ -7,20 +7,76 @@ carries the digest of both.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from snnrepro import io
+from snnrepro import io, stored
 from snnrepro.deploy.network import AbsorbedNetwork, Step
 from snnrepro.deploy.report import Edge, table
 from snnrepro.errors import StorageError
+from snnrepro.stored import Count, Fault, Kind, Name, exact
 
-FORMAT = 1
 NETWORK, WEIGHTS, REPORT = "network.json", "weights.safetensors", "report.txt"
+REPAIR = "write the absorbed network again, such as with evaluate.py run=RUN_ID absorb=true"
+# More than any network here has; a limit all the same.
+WEIGHTS_BYTES = 1 << 34
+
+
+@exact
+class StepOfFile(TypedDict):
+    """An operation, see ``network.Step``."""
+
+    name: Name
+    kind: Name
+    inputs: Annotated[list[Name], Field(min_length=1)]
+    options: dict[str, str | int | float | bool | None | list[int]]
+
+
+@exact
+class EdgeOfFile(TypedDict):
+    """What was absorbed, see ``report.Edge``."""
+
+    sources: Annotated[list[str], Field(min_length=1)]
+    via: list[str]
+    consumer: str
+    rules: list[str]
+    how: str
+
+
+@exact
+class Network(TypedDict):
+    """What is computed, and of which weights. origin: where the network comes from; not interpreted."""
+
+    origin: dict[str, Any]
+    timesteps: Annotated[Count, Field(ge=1)] | None
+    output: Name
+    averaged: bool
+    weights_sha256: str
+    steps: list[StepOfFile]
+    report: list[EdgeOfFile]
+
+
+@exact
+class File(TypedDict):
+    """``network.json``: a ``Network`` with its digest."""
+
+    sha256: str
+    network: dict[str, Any]
+
+
+def _no_older(_content: dict[str, Any], _format: int) -> dict[str, Any]:
+    raise Fault("format: is missing")
+
+
+FILE: Kind[File] = Kind(File, REPAIR, format=0)
+CONTENT: Kind[Network] = Kind(Network, REPAIR, upgrade=_no_older)
 
 
 def save_absorbed(network: AbsorbedNetwork, folder: Path, origin: dict[str, Any] | None = None) -> None:
@@ -32,16 +88,17 @@ def save_absorbed(network: AbsorbedNetwork, folder: Path, origin: dict[str, Any]
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.operations.state_dict().items()
     }
     weights = save_tensors(tensors)
-    content = {
-        "format": FORMAT,
-        "origin": origin or {},
-        "timesteps": network.timesteps,
-        "output": network.output,
-        "averaged": network.averaged,
-        "weights_sha256": io.sha256(weights),
-        "steps": [asdict(step) for step in network.steps],
-        "report": [asdict(edge) for edge in network.report],
-    }
+    content = CONTENT.numbered(
+        {
+            "origin": origin or {},
+            "timesteps": network.timesteps,
+            "output": network.output,
+            "averaged": network.averaged,
+            "weights_sha256": io.sha256(weights),
+            "steps": [asdict(step) for step in network.steps],  # type: ignore[typeddict-item]
+            "report": [asdict(edge) for edge in network.report],  # type: ignore[typeddict-item]
+        }
+    )
     io.write_atomic(folder / WEIGHTS, weights)
     io.write_atomic(folder / REPORT, table(network.report) + "\n")
     io.write_json(folder / NETWORK, {"sha256": _digest(content), "network": content})
@@ -51,27 +108,24 @@ def load_absorbed(folder: Path | str) -> AbsorbedNetwork:
     """Returns the network in ``folder``, on the CPU. Raises StorageError when files are missing or damaged."""
     folder = Path(folder)
     file = folder / NETWORK
-    written = io.read_json(file)
-    content = written.get("network") if isinstance(written, dict) else None
-    if content is None or written.get("sha256") != _digest(content):
-        raise StorageError(f"{file}: damaged: its content does not match its digest")
-    if content.get("format") != FORMAT:
-        raise StorageError(f"{file}: format {content.get('format')} is not {FORMAT}, the one this version reads")
-    try:
-        weights = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise StorageError(f"{folder / WEIGHTS}: cannot read: {error.strerror}") from None
+    written = FILE.read(file)
+    if written["sha256"] != _digest(written["network"]):
+        raise StorageError(f"{file}: damaged: its content does not match its digest; {REPAIR}")
+    content = CONTENT.accept(written["network"], file)
+    weights = stored.read_bytes(folder / WEIGHTS, REPAIR, WEIGHTS_BYTES)
     if io.sha256(weights) != content["weights_sha256"]:
-        raise StorageError(f"{folder / WEIGHTS}: damaged: its content does not match the digest in {NETWORK}")
+        raise StorageError(f"{folder / WEIGHTS}: damaged: its content does not match the digest in {NETWORK}; {REPAIR}")
     try:
         return _build(content, load_tensors(weights))
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(f"{file}: refused: {str(error).strip().splitlines()[0]}") from None
+        raise StorageError(f"{file}: refused: {(str(error).strip() or repr(error)).splitlines()[0]}") from None
 
 
-def _build(content: dict[str, Any], flat: dict[str, Tensor]) -> AbsorbedNetwork:
+def _build(content: Network, flat: dict[str, Tensor]) -> AbsorbedNetwork:
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{key}: a value is not finite")
         step, _, name = key.rpartition(".")
         tensors.setdefault(step, {})[name] = tensor
     network = AbsorbedNetwork(

@@ -11,6 +11,7 @@ from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.importers.official import convert_official, load_official
 from snnrepro.importers.torchvision import convert_torchvision, load_torchvision
+from snnrepro.runs import IMPORTED, write_config
 
 USAGE = """usage: snnrepro import-checkpoint FILE [recalibrate=BATCHES] [GROUP=OPTION ...] [KEY=VALUE ...]
 
@@ -73,8 +74,8 @@ def _import(run: RunConfig, file: Path, batches: int) -> Path:
     load(model, state)
     if batches:
         _recalibrate(run, model, batches)
-    folder = Path(run.runtime.output_dir) / "imported" / f"{file.name.partition('.')[0]}-{_digest(file, run, batches)}"
-    io.write_atomic(folder / "config.yaml", to_yaml(run))
+    folder = Path(run.runtime.output_dir) / IMPORTED / f"{file.name.partition('.')[0]}-{_digest(file, run, batches)}"
+    write_config(folder, run)
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(0, {"run": folder.name, "model": model.state_dict()}, [])
     return checkpoints.file(0)

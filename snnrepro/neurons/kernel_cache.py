@@ -64,6 +64,9 @@ def _compile(macros: dict[str, str], path: Path) -> None:
             return
         print("compiling the LIF kernels of these rules for this machine, once", flush=True)
         started = time.perf_counter()
+        # Whoever holds the lock is alone: what lies here was left by a compilation that was killed.
+        for left in path.parent.glob("tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             made = Path(scratch, path.name)
             result = subprocess.run(_command(macros, made), capture_output=True, text=True, check=False)

@@ -4,15 +4,14 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from snnrepro import io, tracking
 from snnrepro.compose import compose_run
 from snnrepro.config import LoggerConfig
-from snnrepro.errors import ConfigError, DataError, StorageError
+from snnrepro.errors import ConfigError, DataError
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.report import readme, render
-from snnrepro.report.document import document
+from snnrepro.report.document import TABLE, Document, document
 from snnrepro.report.machine import lacking
 from snnrepro.report.select import Cell, changes, distinct_jobs, expand, missing_jobs
 from snnrepro.report.tables import SCALES, Table, load, names
@@ -92,7 +91,7 @@ def _run(table: Table, scale: str, cells: Sequence[Cell], missing: Sequence[Job]
     run_jobs(list(missing))
 
 
-def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]) -> dict[str, Any]:
+def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]) -> Document:
     """Returns the filled table after writing and, where logger=wandb, logging it."""
     jobs = distinct_jobs(cells)
     # A table of networks that are not built has no job.
@@ -101,7 +100,7 @@ def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]
     name = _stem(table.name, scale, extra)
     stem = Path(run.runtime.output_dir) / "tables" / name
     text = render.markdown(filled)
-    io.write_json(stem.with_suffix(".json"), filled)
+    TABLE.write(stem.with_suffix(".json"), filled)
     io.write_atomic(stem.with_suffix(".csv"), render.to_csv(filled))
     io.write_atomic(stem.with_suffix(".md"), text)
     print(f"\n{text}\nwritten: {stem}.md, .csv, .json")
@@ -110,7 +109,7 @@ def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]
     return filled
 
 
-def _log(name: str, filled: dict[str, Any], logger: LoggerConfig, output_dir: Path) -> None:
+def _log(name: str, filled: Document, logger: LoggerConfig, output_dir: Path) -> None:
     columns, rows = render.flat_rows(filled)
     tracking.log_table(name, columns, rows, logger=logger, output_dir=output_dir)
 
@@ -124,10 +123,7 @@ def _stem(name: str, scale: str, extra: Sequence[str]) -> str:
 def _check(table: Table, scale: str, output_dir: Path, quoted: Path) -> int:
     """Returns 0 where the block in ``quoted`` says what the stored table says, else 1."""
     stored = output_dir / "tables" / f"{table.name}_{scale}.json"
-    try:
-        text = render.markdown(io.read_json(stored))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(f"{stored}: not a table: {error!r}; write it again with the table command") from None
+    text = render.markdown(TABLE.read(stored))
     if readme.is_current(quoted, table.name, scale, text):
         return 0
     print(

@@ -1,15 +1,132 @@
 """A filled table as one plain document: what the JSON file holds, and all that rendering reads."""
 
+import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from snnrepro.report.select import Cell, changes, outcome, same_experiment
-from snnrepro.report.tables import Table
+from snnrepro.report.tables import EpochName, Table
 from snnrepro.runs import NUMERICS
+from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact
 
 
-def document(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str] = ()) -> dict[str, Any]:
+@exact
+class RunOfCell(TypedDict):
+    """A run behind a cell; value: the metric where it is done, best: after its best epoch, where the metric has one."""
+
+    seed: Count
+    run: Name
+    status: Literal["done", "diverged", "missing"]
+    value: float | None
+    best: float | None
+
+
+@exact
+class Mean(TypedDict):
+    """Mean and sample standard deviation over seeds."""
+
+    mean: float | None
+    std: NotNegative | None
+
+
+@exact
+class CellOfTable(Mean):
+    """One cell: the printed values, ours over the seeds, and their runs. best: where the table shows the best epoch."""
+
+    paper: float | Literal["div"] | None
+    paper_std: NotNegative | None
+    best: Mean | None
+    n: Count
+    diverged: Count
+    missing: Count
+    metric: str
+    words: list[str]
+    runs: list[RunOfCell]
+    difference: float | None
+
+
+@exact
+class RowOfTable(TypedDict):
+    """One row; not_run: why it has no runs."""
+
+    label: list[str]
+    not_run: str | None
+    cells: list[CellOfTable]
+
+
+@exact
+class Document(TypedDict):
+    """A filled table, see ``document``."""
+
+    table: Name
+    scale: Literal["paper", "mini"]
+    title: str
+    note: str
+    data: str
+    changes: list[str]
+    difference_to: str | None
+    metric: str
+    epoch: EpochName
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    numerics: Count
+    commits: list[str]
+    row_labels: list[str]
+    column_label: str
+    columns: Annotated[list[str], Field(min_length=1)]
+    rows: Annotated[list[RowOfTable], Field(min_length=1)]
+
+
+def _check(table: Document) -> None:
+    for i, row in enumerate(table["rows"]):
+        for key, found, names in (("label", row["label"], "row_labels"), ("cells", row["cells"], "columns")):
+            if len(found) != len(table[names]):  # type: ignore[literal-required]
+                raise Fault(f"rows.{i}.{key}: {len(found)}, but {names} has {len(table[names])}")  # type: ignore
+        for j, cell in enumerate(row["cells"]):
+            _check_cell(f"rows.{i}.cells.{j}", cell)
+
+
+def _check_cell(where: str, cell: CellOfTable) -> None:
+    for key in ("diverged", "missing"):
+        if cell[key] != sum(run["status"] == key for run in cell["runs"]):  # type: ignore[literal-required]
+            raise Fault(f"{where}.{key}: {cell[key]}, not what its runs say")  # type: ignore[literal-required]
+    values = [run["value"] for run in cell["runs"] if run["value"] is not None]
+    if cell["n"] != len(values):
+        raise Fault(f"{where}.n: {cell['n']}, but {len(values)} runs have a value")
+    _check_mean(where, cell, values)
+    if cell["best"] is not None:
+        _check_mean(f"{where}.best", cell["best"], [run["best"] for run in cell["runs"] if run["best"] is not None])
+
+
+def _check_mean(where: str, found: Mean, values: list[float]) -> None:
+    expected = _mean_and_std(values)
+    for name, here, there in (("mean", found["mean"], expected["mean"]), ("std", found["std"], expected["std"])):
+        if here is None or there is None:
+            same = here is there
+        else:
+            same = math.isclose(here, there, abs_tol=1e-9)
+        if not same:
+            raise Fault(f"{where}.{name}: {here}, not what its runs say")
+
+
+def _upgrade(content: dict[str, Any], _: int) -> dict[str, Any]:
+    """Returns a table of format 0, which knew the last epoch only, in today's."""
+    rows = content.get("rows")
+    cells = [cell for row in rows for cell in row["cells"]] if isinstance(rows, list) else []
+    for cell in cells:
+        cell.setdefault("best", None)
+        for run in cell["runs"]:
+            run.setdefault("best", None)
+    return {"epoch": "last", **content}
+
+
+TABLE: Kind[Document] = Kind(Document, "write it again with the table command", upgrade=_upgrade, check=_check)
+
+
+def document(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str] = ()) -> Document:
     """Returns the table with the paper's values, ours, and the runs behind every one of ours.
 
     ``difference`` is ours minus the paper's value at paper scale, after the epoch that the scale names. Elsewhere that
@@ -50,14 +167,15 @@ def document(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[st
     }
 
 
-def _cell(cell: Cell, commits: set[str], epoch: str) -> dict[str, Any]:
-    runs = []
+def _cell(cell: Cell, commits: set[str], epoch: EpochName) -> CellOfTable:
+    runs: list[RunOfCell] = []
     values: list[float] = []
     best: list[float] = []
     for id, job in cell.jobs.items():
         result = outcome(id, job, cell.metric)
-        run = {"seed": job.run.seed, "run": id, "status": result.status, "value": result.value, "best": result.best}
-        runs.append(run)
+        runs.append(
+            {"seed": job.run.seed, "run": id, "status": result.status, "value": result.value, "best": result.best}
+        )
         if result.value is not None:
             values.append(result.value)
         if result.best is not None:
@@ -75,10 +193,11 @@ def _cell(cell: Cell, commits: set[str], epoch: str) -> dict[str, Any]:
         "metric": cell.metric,
         "words": list(cell.words),
         "runs": runs,
+        "difference": None,
     }
 
 
-def _mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
+def _mean_and_std(values: Sequence[float]) -> Mean:
     return {
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,

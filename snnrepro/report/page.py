@@ -5,18 +5,19 @@ Every value of ours names its runs when pointed at, links to their records, and 
 
 import argparse
 import base64
-import json
 import shlex
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from snnrepro import io
+from snnrepro import io, stored
 from snnrepro.analysis.evidence import Jobs, jobs_of_claims, jobs_of_figures
+from snnrepro.analysis.results import CLAIMS, Claim
 from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
 from snnrepro.report import render
+from snnrepro.report.document import TABLE, CellOfTable, Document
 from snnrepro.report.tables import SCALES, names
+from snnrepro.runs import read_record
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; color: #1c1c1c; }
@@ -48,11 +49,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--scale", choices=SCALES, default="mini")
     args, extra = parser.parse_known_args(words)
     output = Path(compose_run(extra).runtime.output_dir)
-    stored = [output / "tables" / f"{name}_{args.scale}.json" for name in names()]
-    documents = [io.read_json(file) for file in stored if file.exists()]
+    files = [output / "tables" / f"{name}_{args.scale}.json" for name in names()]
+    documents = [TABLE.read(file) for file in files if stored.exists(file)]
     claims_file = output / "tables" / f"claims_{args.scale}.json"
-    claims = io.read_json(claims_file)["claims"] if claims_file.exists() else []
-    figures = sorted((output / "figures").glob(f"fig*_{args.scale}.png"))
+    claims = CLAIMS.read(claims_file)["claims"] if stored.exists(claims_file) else []
+    figures = [path for path in stored.listed(output / "figures") if path.match(f"fig*_{args.scale}.png")]
     if not documents and not claims:
         raise StorageError(f"{output / 'tables'}: no table of scale {args.scale}; make reproduce SCALE={args.scale}")
     html = output / f"report_{args.scale}.html"
@@ -61,24 +62,25 @@ def main(words: list[str]) -> int:
     io.write_atomic(html, page(documents, claims, figures, args.scale, cost(output, documents, others)))
     text = [render.markdown(document) for document in documents]
     if claims:
-        text.append((output / "tables" / f"claims_{args.scale}.md").read_text())
+        text.append(stored.read_text(claims_file.with_suffix(".md"), CLAIMS.repair))
     text += [f"![{figure.stem}](figures/{figure.name})\n" for figure in figures]
     io.write_atomic(html.with_suffix(".md"), "\n".join(text))
     print(f"written: {html} and .md: {len(documents)} tables, {len(claims)} claims, {len(figures)} figures")
     return 0
 
 
-def cost(output: Path, documents: list[dict[str, Any]], others: list[str]) -> tuple[int, float]:
+def cost(output: Path, documents: list[Document], others: list[str]) -> tuple[int, float]:
     """Returns (runs behind the tables and among the others, their training time in hours), each run once."""
     ids = {run["run"] for d in documents for row in d["rows"] for cell in row["cells"] for run in cell["runs"]}
-    files = [output / "runs" / id / "record.json" for id in ids.union(others)]
-    seconds = [json.loads(file.read_text())["timing"]["train_seconds"] for file in files if file.exists()]
-    return len(seconds), sum(seconds) / 3600
+    records = [read_record(output / "runs" / id) for id in sorted(ids.union(others))]
+    timings = [record["timing"] for record in records if record is not None]
+    # A record of an older version may hold no time.
+    return len(timings), sum(timing["train_seconds"] for timing in timings if timing is not None) / 3600
 
 
 def page(
-    documents: list[dict[str, Any]],
-    claims: list[dict[str, Any]],
+    documents: list[Document],
+    claims: list[Claim],
     figures: list[Path],
     scale: str,
     spent: tuple[int, float],
@@ -104,7 +106,7 @@ def page(
     return "\n".join(parts) + "\n"
 
 
-def _contents(documents: list[dict[str, Any]], claims: list[dict[str, Any]], figures: list[Path]) -> str:
+def _contents(documents: list[Document], claims: list[Claim], figures: list[Path]) -> str:
     links = [(document["table"], _title(document)) for document in documents]
     links += [("claims", f"Claims ({len(claims)})")] if claims else []
     links += [("figures", f"Figures ({len(figures)})")] if figures else []
@@ -112,11 +114,11 @@ def _contents(documents: list[dict[str, Any]], claims: list[dict[str, Any]], fig
     return f"<nav>{items}</nav>"
 
 
-def _title(document: dict[str, Any]) -> str:
+def _title(document: Document) -> str:
     return f"{document['table'].replace('table', 'Table ')}. {document['title']}"
 
 
-def _table(document: dict[str, Any]) -> str:
+def _table(document: Document) -> str:
     printed = any(cell["paper"] is not None for row in document["rows"] for cell in row["cells"])
     best = render.shows_best(document)
     rows = []
@@ -135,7 +137,7 @@ def _table(document: dict[str, Any]) -> str:
     )
 
 
-def _header(document: dict[str, Any], best: bool, printed: bool) -> str:
+def _header(document: Document, best: bool, printed: bool) -> str:
     """Returns one row of headings, or two where several columns hold more than one value each."""
     label = f"{document['column_label']} = " if document["column_label"] else ""
     columns = [escape(f"{label}{column}") if str(column).strip() else "" for column in document["columns"]]
@@ -153,7 +155,7 @@ def _header(document: dict[str, Any], best: bool, printed: bool) -> str:
     return f"<tr>{labels}{values}</tr>"
 
 
-def _ours(cell: dict[str, Any], document: dict[str, Any]) -> str:
+def _ours(cell: CellOfTable, document: Document) -> str:
     text = escape(render.ours(cell, len(document["seeds"])))
     if not cell["runs"]:
         return f"<td class='value'>{text}</td>"
@@ -163,11 +165,11 @@ def _ours(cell: dict[str, Any], document: dict[str, Any]) -> str:
     return f"<td class='value' title='{escape(runs, quote=True)}'>{text}<small>{links}</small></td>"
 
 
-def _command(cell: dict[str, Any]) -> str:
+def _command(cell: CellOfTable) -> str:
     return shlex.join(["python", "train.py", *cell["words"]])
 
 
-def _commands(document: dict[str, Any]) -> str:
+def _commands(document: Document) -> str:
     lines = {_command(cell): None for row in document["rows"] for cell in row["cells"] if cell["runs"]}
     if not lines:
         return ""
@@ -176,7 +178,7 @@ def _commands(document: dict[str, Any]) -> str:
     return f"<details><summary>Commands, each with seed={seeds}</summary><ol>{items}</ol></details>"
 
 
-def _claims(claims: list[dict[str, Any]]) -> str:
+def _claims(claims: list[Claim]) -> str:
     rows = []
     for claim in claims:
         margins = ", ".join(f"{m:.3g}" if isinstance(m, float) else str(m) for m in claim["margins"])
@@ -193,5 +195,5 @@ def _claims(claims: list[dict[str, Any]]) -> str:
 
 
 def _figure(file: Path) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
+    data = base64.b64encode(stored.read_bytes(file, "draw it again with the figure command")).decode()
     return f"<figure id='{file.stem}'><img alt='{file.stem}' src='data:image/png;base64,{data}'></figure>"

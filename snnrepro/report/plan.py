@@ -2,19 +2,19 @@
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from snnrepro import io
+from snnrepro import stored
 from snnrepro.analysis.evidence import Jobs, jobs_of_claims, jobs_of_figures
 from snnrepro.config import RunConfig
-from snnrepro.errors import ConfigError
+from snnrepro.errors import ConfigError, StorageError
 from snnrepro.jobs import Job, parallelism
 from snnrepro.report.select import distinct_jobs, expand, missing_jobs
 from snnrepro.report.tables import SCALES, load, names
-from snnrepro.runs import PRECISION
+from snnrepro.runs import PRECISION, read_record
 
 # Multiply-accumulates of one time step (1e9), and the side of the image they were counted at.
 _MACS = {"resnet19": (2.21, 32), "cnn7": (0.267, 48), "resnet34": (3.66, 224), "sew_resnet34": (3.66, 224)}
@@ -108,10 +108,17 @@ def _kind(*parts: object) -> str:
 @cache
 def _timings(output_dir: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for file in sorted(Path(output_dir, "runs").glob("*/record.json")):
-        record: dict[str, Any] = io.read_json(file)
-        if record["status"] == "done":
+    passed: list[str] = []
+    for folder in stored.listed(Path(output_dir, "runs")):
+        try:
+            record = read_record(folder)
+        except StorageError as error:
+            passed.append(str(error))
+            continue
+        if record is not None and record["status"] == "done" and record["timing"] is not None:
             config = record["config"]
             kind = _kind(config["dataset"]["name"], config["model"]["name"], config["timesteps"], config["epochs"])
             found.setdefault(kind, []).append(record["timing"]["train_seconds"])
+    if passed:
+        print(f"warning: {len(passed)} folders of runs passed over, such as {passed[0]}", file=sys.stderr)
     return found

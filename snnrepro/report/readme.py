@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from snnrepro import io
-from snnrepro.errors import ConfigError, StorageError
+from snnrepro import io, stored
+from snnrepro.errors import ConfigError
 
 _END = "<!-- end -->"
 
@@ -47,7 +47,4 @@ def replaced(path: Path, table: str, scale: str, content: str) -> str:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: cannot read: {error}") from None
+    return stored.read_text(path, "name a text file with the marker of the table")

@@ -5,12 +5,11 @@ import io as text_io
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from snnrepro.report.document import CellOfTable, Document
 from snnrepro.report.tables import DIVERGED
 
-Cell = dict[str, Any]
 
-
-def scale_label(document: dict[str, Any]) -> str:
+def scale_label(document: Document) -> str:
     """Returns what the runs are, such as "mini: digits, not paper numbers"."""
     label = f"{document['scale']}: {document['data']}"
     if document["scale"] != "paper":
@@ -20,7 +19,7 @@ def scale_label(document: dict[str, Any]) -> str:
     return label
 
 
-def markdown(document: dict[str, Any]) -> str:
+def markdown(document: Document) -> str:
     """Returns the table as Markdown: one grid per quantity, or one column per quantity where the table has one."""
     seeds = document["seeds"]
     name = document["table"].replace("table", "Table ")
@@ -42,11 +41,11 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *notes(document)]).strip() + "\n"
 
 
-def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], str]]]:
+def _quantities(document: Document) -> list[tuple[str, Callable[[CellOfTable], str]]]:
     """Returns what is shown of a cell: a title and a text each."""
     seeds, both = len(document["seeds"]), shows_best(document)
     title = f"ours, last epoch, {document['data']}" if both else f"ours, {document['data']}"
-    quantities: list[tuple[str, Callable[[Cell], str]]] = [(title, lambda cell: ours(cell, seeds))]
+    quantities: list[tuple[str, Callable[[CellOfTable], str]]] = [(title, lambda cell: ours(cell, seeds))]
     if both:
         quantities.append(("ours, best epoch", lambda cell: ours(cell, seeds, best=True)))
     if document["difference_to"]:
@@ -59,26 +58,26 @@ def _quantities(document: dict[str, Any]) -> list[tuple[str, Callable[[Cell], st
     return quantities
 
 
-def shows_best(document: dict[str, Any]) -> bool:
+def shows_best(document: Document) -> bool:
     """Returns whether the table shows the best epoch beside the last one. It is that of the test accuracy."""
-    return any(cell.get("best") for row in document["rows"] for cell in row["cells"])
+    return any(cell["best"] for row in document["rows"] for cell in row["cells"])
 
 
-def ours(cell: Cell, seeds: int, *, best: bool = False) -> str:
+def ours(cell: CellOfTable, seeds: int, *, best: bool = False) -> str:
     """Returns our value as text, such as ``97.20 ± 0.14``, ``div.``, ``97.20 ± 0.10, div. (1/3)`` or ``-``.
 
     best: that of the best epoch; empty where the table's metric has none.
     """
     n, diverged = cell["n"], cell["diverged"]
-    value = cell["best"] if best else cell
-    if n and not value:
+    value: Mean = (cell["best"] or {"mean": None, "std": None}) if best else cell
+    if n and value["mean"] is None:
         return ""
     if n + diverged == 0:
         return "-"
     if diverged == seeds:
         return "div."
     parts = []
-    if n:
+    if value["mean"] is not None:
         spread = f" ± {_number(cell, value['std'])}" if value["std"] is not None else ""
         parts.append(f"{_number(cell, value['mean'])}{spread}")
     if diverged:
@@ -87,23 +86,22 @@ def ours(cell: Cell, seeds: int, *, best: bool = False) -> str:
     return ", ".join(parts) + incomplete
 
 
-def paper(cell: Cell) -> str:
+def paper(cell: CellOfTable) -> str:
     """Returns the printed value as text, empty where the paper prints none."""
     if cell["paper"] is None:
         return ""
-    if cell["paper"] == DIVERGED:
+    if isinstance(cell["paper"], str):
         return "div."
     spread = f" ± {_number(cell, cell['paper_std'])}" if cell["paper_std"] is not None else ""
     return f"{_number(cell, cell['paper'])}{spread}"
 
 
-def _number(cell: Cell, value: float) -> str:
+def _number(cell: CellOfTable, value: float) -> str:
     """Returns accuracies in percent with two decimals, anything else with four digits."""
-    # Stored tables that name no metric hold accuracies.
-    return f"{value:.2f}" if cell.get("metric", "final.").startswith("final.") else f"{value:.4g}"
+    return f"{value:.2f}" if cell["metric"].startswith("final.") else f"{value:.4g}"
 
 
-def _difference(cell: Cell) -> str:
+def _difference(cell: CellOfTable) -> str:
     if cell["difference"] is None:
         return ""
     return f"{round(cell['difference'], 2) + 0.0:+.2f}"  # + 0.0 makes a negative zero positive
@@ -120,14 +118,14 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]], labels: int) ->
     return [f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]]]
 
 
-def _grid(document: dict[str, Any], show: Callable[[Cell], str]) -> list[str]:
+def _grid(document: Document, show: Callable[[CellOfTable], str]) -> list[str]:
     labels = document["row_labels"]
     header = [*labels, *(f"{document['column_label']} = {column}" for column in document["columns"])]
     rows = [[*row["label"], *map(show, row["cells"])] for row in document["rows"]]
     return _lines(header, rows, len(labels))
 
 
-def _side_by_side(document: dict[str, Any], quantities: list[tuple[str, Callable[[Cell], str]]]) -> list[str]:
+def _side_by_side(document: Document, quantities: list[tuple[str, Callable[[CellOfTable], str]]]) -> list[str]:
     labels = document["row_labels"]
     header = [*labels, *(title for title, _ in quantities), "n"]
     rows = []
@@ -137,7 +135,7 @@ def _side_by_side(document: dict[str, Any], quantities: list[tuple[str, Callable
     return [*_lines(header, rows, len(labels)), ""]
 
 
-def notes(document: dict[str, Any]) -> list[str]:
+def notes(document: Document) -> list[str]:
     """Returns the lines below a table: its note, and which rows have no run and why."""
     lines = [document["note"], ""] if document["note"] else []
     reasons: dict[str, list[str]] = {}
@@ -148,7 +146,7 @@ def notes(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def flat_rows(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def flat_rows(document: Document) -> tuple[list[str], list[list[Any]]]:
     """Returns (column names, one row per cell), for CSV and W&B; nothing is rounded."""
     values = ("paper", "paper_std", "mean", "std", "n", "diverged", "missing", "difference")
     columns = ["table", "scale", *document["row_labels"], document["column_label"] or "column"]
@@ -158,13 +156,13 @@ def flat_rows(document: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
         for column, cell in zip(document["columns"], row["cells"], strict=True):
             where = [document["table"], scale_label(document), *row["label"], column]
             runs = " ".join(run["run"] for run in cell["runs"])
-            best = cell.get("best") or {"mean": None, "std": None}
-            numbers = [*(cell[value] for value in values), best["mean"], best["std"]]
+            best: Mean = cell["best"] or {"mean": None, "std": None}
+            numbers = [*map(dict(cell).get, values), best["mean"], best["std"]]
             rows.append([*where, *numbers, document["difference_to"], runs])
     return [*columns, "difference_to", "runs"], rows
 
 
-def to_csv(document: dict[str, Any]) -> str:
+def to_csv(document: Document) -> str:
     """Returns the flat rows as CSV with a header; an empty field is a value that does not exist."""
     columns, rows = flat_rows(document)
     out = text_io.StringIO()

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from snnrepro.compose import check_names, composer
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.jobs import Job
 from snnrepro.overrides import parse
+from snnrepro.records import REPAIR
 from snnrepro.report.tables import Column, Printed, Row, Table
 from snnrepro.runs import PRECISION, in_identity, read_record, run_id
 
@@ -35,7 +36,7 @@ class Outcome:
     best: the same after the run's best epoch, where the metric is one of its last epoch (``final.``).
     """
 
-    status: str
+    status: Literal["done", "diverged", "missing"]
     value: float | None
     best: float | None
     commit: str | None
@@ -110,27 +111,20 @@ def distinct_jobs(cells: Sequence[Cell]) -> list[Job]:
 
 def outcome(id: str, job: Job, metric: str | None) -> Outcome:
     """Returns what the run ``id`` says about ``metric``; None: only its status. Raises StorageError for damage."""
-    repair = "remove the run's folder, the same command runs it again"
-    try:
-        record = read_record(job.path)
-    except StorageError as error:
-        raise StorageError(f"{error}; {repair}") from None
+    record = read_record(job.path)
     if record is None:
         return Outcome("missing", None, None, None)
-    try:
-        if record["id"] != id:
-            raise ValueError(f"it belongs to {record['id']}")
-        if record["status"] not in ("done", "diverged"):
-            raise ValueError(f"status {record['status']!r}")
-        value = best = None
-        if record["status"] == "done" and metric is not None:
+    assert record["id"] == id
+    value = best = None
+    if record["status"] == "done" and metric is not None:
+        try:
             value = _value(_source(job, record, metric), metric)
             if metric.startswith("final."):
                 best = _value(record, metric.replace("final.", "best.", 1))
-        return Outcome(record["status"], value, best, record["provenance"].get("commit"))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise StorageError(f"{job.path / 'record.json'}: damaged: {reason}; {repair}") from None
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            reason = f"{metric} is missing" if isinstance(error, LookupError) else error
+            raise StorageError(f"{job.path / 'record.json'}: {reason}; {REPAIR}") from None
+    return Outcome(record["status"], value, best, record["provenance"]["commit"])
 
 
 def _source(job: Job, record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:

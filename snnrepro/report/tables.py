@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -20,7 +20,8 @@ from snnrepro.runs import PRECISION
 
 FOLDER = Path(__file__).resolve().parent.parent / "paper" / "tables"
 SCALES = ("paper", "mini")
-EPOCHS = ("last", "best")
+EpochName = Literal["last", "best"]
+EPOCHS: tuple[EpochName, ...] = ("last", "best")
 DIVERGED = "div"
 
 Words = Mapping[str, tuple[str, ...]]  # by scale
@@ -36,7 +37,7 @@ class Scale:
 
     data: str
     words: tuple[str, ...]
-    epoch: str
+    epoch: EpochName
     cost: str | None
 
 

@@ -1,17 +1,52 @@
 """Checkpoints that survive crashes: atomic, digest-checked, tensors and plain values only.
 
 ``<step>.pt`` is written first, ``<step>.json`` with its digest last: a checkpoint without its JSON does not exist.
+What else lies in the folder is somebody else's: it is neither read nor removed.
 """
 
 import io as memory
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from torch import nn
+from typing_extensions import TypedDict
 
-from snnrepro import io
+from snnrepro import io, stored
 from snnrepro.errors import DivergedError, StorageError
+from snnrepro.runs import name_of
+from snnrepro.stored import Count, Fault, Kind, Name, exact, open_ended
+from snnrepro.train.state import check_tensors
+
+REPAIR = "train the run again in an empty folder, or import it again"
+# 8 digits, more where a run has more steps.
+_NAME = re.compile(r"(\d{8}|[1-9]\d{8,11})\.(pt|json)(\.tmp\..+)?")
+State = dict[str, Any]
+
+
+@exact
+class Sidecar(TypedDict):
+    """``<step>.json``: of which file it is, and its digest."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Count
+    step: Count
+    run: Name
+
+
+@open_ended
+class Weights(TypedDict):
+    """What every checkpoint holds; one of a training run holds more, see ``state.py``."""
+
+    run: Name
+    model: dict
+
+
+SIDECAR: Kind[Sidecar] = Kind(Sidecar, REPAIR)
+WEIGHTS: Kind[Weights] = Kind(Weights, REPAIR)
 
 
 def assert_finite(model_state: dict[str, torch.Tensor]) -> None:
@@ -21,25 +56,50 @@ def assert_finite(model_state: dict[str, torch.Tensor]) -> None:
             raise DivergedError(f"{name} is not finite")
 
 
-def load_file(path: Path) -> dict[str, Any]:
-    """Returns the state in ``path``. Raises StorageError when it is missing, damaged or not a checkpoint.
+def load_file(path: Path) -> State:
+    """Returns the state in ``path``. Raises StorageError when it is missing, damaged, or not one of its folder's run.
 
     Nothing in the file is executed: only tensors and plain values are accepted.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror}") from None
     sidecar = path.with_suffix(".json")
-    if not sidecar.exists():
+    if stored.exists(path) and not stored.exists(sidecar):
         raise StorageError(f"{path}: no digest {sidecar.name} beside it: the save did not complete")
-    if io.sha256(data) != io.read_json(sidecar).get("sha256"):
-        raise StorageError(f"{path}: damaged: its content does not match the digest in {sidecar.name}")
+    digest = SIDECAR.read(sidecar) if stored.exists(path) else None
+    data = stored.read_bytes(path, REPAIR, digest["bytes"] if digest else 0)
+    assert digest is not None
+    if io.sha256(data) != digest["sha256"]:
+        raise StorageError(f"{path}: damaged: its content does not match the digest in {sidecar.name}; {REPAIR}")
     try:
-        return torch.load(memory.BytesIO(data), map_location="cpu", weights_only=True)
+        state = torch.load(memory.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises many types here; the first line says which content was refused.
-        raise StorageError(f"{path}: refused: {str(error).strip().splitlines()[0]}") from None
+        raise StorageError(f"{path}: refused: {(str(error).strip() or repr(error)).splitlines()[0]}") from None
+    try:
+        _check_owner(path, state, digest)
+    except Fault as fault:
+        raise StorageError(f"{path}: {fault}; {REPAIR}") from None
+    return state
+
+
+def _check_owner(path: Path, state: Any, digest: Sidecar) -> None:
+    """Raises Fault unless the state is that of the run, and of the step, that its folder and its name say."""
+    run = WEIGHTS.fitting(dict(state) if isinstance(state, dict) else state)["run"]
+    folder = name_of(path.absolute().parent.parent)
+    if not run == digest["run"] == folder:
+        other = run if run != folder else digest["run"]
+        raise Fault(f"run: it belongs to {other}, not to {folder}")
+    if path.stem != f"{digest['step']:08d}" or state.get("step", digest["step"]) != digest["step"]:
+        raise Fault(f"step: it was saved after step {state.get('step', digest['step'])}, its name says {path.stem}")
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fills ``model`` from the checkpoint. Raises StorageError where it is damaged, or of another network."""
+    state = load_file(path)
+    try:
+        check_tensors("model", state["model"], model)
+    except Fault as fault:
+        raise StorageError(f"{path}: {fault}; {REPAIR}") from None
+    model.load_state_dict(state["model"])
 
 
 class Checkpoints:
@@ -54,9 +114,14 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps of complete checkpoints, ascending."""
-        return sorted(int(p.stem) for p in self.folder.glob("*.json") if p.with_suffix(".pt").exists())
+        names = self._names()
+        return sorted(int(name[:-5]) for name in names if name.endswith(".json") and f"{name[:-5]}.pt" in names)
 
-    def save(self, step: int, state: dict[str, Any], keep: Collection[int | None]) -> None:
+    def _names(self) -> set[str]:
+        """Returns the names of our own files in the folder."""
+        return {path.name for path in stored.listed(self.folder) if _NAME.fullmatch(path.name)}
+
+    def save(self, step: int, state: State, keep: Collection[int | None]) -> None:
         """Writes the state of ``step`` and removes all but the newest two and the steps in ``keep``.
 
         Raises DivergedError rather than write a non-finite model, StorageError when the disk refuses.
@@ -64,36 +129,42 @@ class Checkpoints:
         assert_finite(state["model"])
         # Serialised in memory: torch.save to a full disk raises an error that hides the cause.
         buffer = memory.BytesIO()
-        torch.save(state, buffer)
+        torch.save({"format": WEIGHTS.format, **state}, buffer)
         data = buffer.getvalue()
         io.write_atomic(self.file(step), data)
-        digest = {"sha256": io.sha256(data), "bytes": len(data), "step": step, "run": state["run"]}
-        io.write_json(self.file(step).with_suffix(".json"), digest)
+        digest: Sidecar = {"sha256": io.sha256(data), "bytes": len(data), "step": step, "run": state["run"]}
+        SIDECAR.write(self.file(step).with_suffix(".json"), digest)
         kept = {*self.steps()[-2:], *keep}
         for old in self.steps():
             if old not in kept:
                 io.remove(self.file(old).with_suffix(".json"))
                 io.remove(self.file(old))
 
-    def newest(self) -> dict[str, Any] | None:
+    def newest(self, check: Callable[[State], None] = lambda _: None) -> State | None:
         """Returns the newest valid state, or None where nothing was ever saved.
 
-        A damaged checkpoint is reported and the one before it is used. Raises StorageError when checkpoints
-        exist and none is valid: training never restarts from zero unasked.
+        check: raises Fault for a state that the run cannot go on from. Such a checkpoint, or a damaged one, is reported
+        and the one before it is used. Raises StorageError when checkpoints exist and none is valid: training never
+        restarts from zero unasked.
         """
         self.clean()
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return load_file(self.file(step))
+                state = load_file(self.file(step))
+                check(state)
+                return state
             except StorageError as error:
                 print(f"warning: {error}; trying the one before", flush=True)
+            except Fault as fault:
+                print(f"warning: {self.file(step)}: {fault}; trying the one before", flush=True)
         if steps:
             raise StorageError(f"{self.folder}: no valid checkpoint; remove the run's folder to start from zero")
         return None
 
     def clean(self) -> None:
-        """Removes what an interrupted save left behind."""
-        for path in [*self.folder.glob("*.tmp.*"), *self.folder.glob("*.pt")]:
-            if path.suffix != ".pt" or not path.with_suffix(".json").exists():
-                io.remove(path)
+        """Removes what an interrupted save left behind. Only the process that holds the run may call it."""
+        names = self._names()
+        for name in sorted(names):
+            if ".tmp." in name or (name.endswith(".pt") and f"{name[:-3]}.json" not in names):
+                io.remove(self.folder / name)

@@ -50,6 +50,11 @@ def learned_scalars(model: nn.Module) -> dict[str, dict[str, float]]:
         }
 
 
+def all_finite(*values: float) -> bool:
+    """Returns whether no value is NaN or infinite."""
+    return all(map(math.isfinite, values))
+
+
 def require_finite(line: dict[str, Any]) -> None:
     """Raises DivergedError, naming it, for a number of an epoch's line that is not finite.
 

@@ -12,25 +12,27 @@ from torch import Tensor
 from snnrepro import distributed, io, tracking
 from snnrepro.build import build_dataset, build_loss, build_model, build_penalties
 from snnrepro.collectives import all_sum, any_rank, rank, world_size
-from snnrepro.compose import to_plain, to_yaml
+from snnrepro.compose import to_plain
 from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder, loader
 from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.neurons.mp_init import one_update
-from snnrepro.runs import RunLock, read_record, run_id, run_path
-from snnrepro.runtime import autocast, place, provenance, restore_rng, rng_state, seed_all, set_up
+from snnrepro.records import LINE, RECORD, Record
+from snnrepro.runs import RunLock, read_record, run_id, run_path, stored_lines, write_config
+from snnrepro.runtime import autocast, place, provenance, rng_state, seed_all, set_up
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
-from snnrepro.train.guards import StopRequest, learned_scalars, non_finite, require_finite, require_parts
+from snnrepro.train.guards import StopRequest, all_finite, learned_scalars, non_finite, require_finite, require_parts
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
+from snnrepro.train.state import check_state, restore_generators
 
 # fp16 skips a step whose gradient overflows and lowers its scale; this many in a row mean it cannot recover.
 MAX_SKIPPED_STEPS = 20
 
 
-def train(run: RunConfig) -> dict[str, Any]:
+def train(run: RunConfig) -> Record:
     """Makes the run exist and returns its record: finished runs are read, unfinished ones resumed.
 
     Raises Stopped after a signal (the state is saved), and other UserErrors for what the user can mend. A run
@@ -70,15 +72,16 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.final: dict[str, Any] | None = None
         self.timing = {"train_seconds": 0.0, "wait_seconds": 0.0, "images": 0}
+        self.lines: list[str] = []  # of metrics.jsonl, one for each finished epoch
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self) -> Record:
         """Trains to the end and returns the record."""
         self.resume()
         announce(self.run, self.path, self.data, self.optimizer, self.provenance)
         if self.step:
             print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
         if rank() == 0:
-            io.write_atomic(self.path / "config.yaml", to_yaml(self.run))
+            write_config(self.path, self.run)
         tracker = tracking.start(self.run, self.path, self.id) if rank() == 0 else tracking.NoTracker()
         with StopRequest() as stop:
             try:
@@ -183,11 +186,11 @@ class Trainer:
 
     def check_finite(self, loss: Tensor, loss_value: float, norm_value: float) -> None:
         """Raises DivergedError unless both are finite; fp16 may skip a few steps whose gradient overflows."""
-        if _finite(loss_value, norm_value):
+        if all_finite(loss_value, norm_value):
             self.skipped = 0
             return
         self.skipped += 1
-        if _finite(loss_value) and self.scaler.is_enabled() and self.skipped < MAX_SKIPPED_STEPS:
+        if all_finite(loss_value) and self.scaler.is_enabled() and self.skipped < MAX_SKIPPED_STEPS:
             return
         raise DivergedError(f"epoch {self.epoch + 1}, step {self.step + 1}: {non_finite(self.model, loss)}")
 
@@ -204,7 +207,7 @@ class Trainer:
             device=self.device,
             runtime=run.runtime,
         )
-        line = {
+        line: Any = {
             "epoch": self.epoch + 1,
             "step": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -219,8 +222,9 @@ class Trainer:
         if self.best is None or tested["top1"] > self.best["top1"]:
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {"loss": 0.0, "correct": 0, "seen": 0}
+        self.lines.append(json.dumps(LINE.numbered(line), allow_nan=False))
         if rank() == 0:
-            io.append_line(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False))
+            io.append_line(self.path / "metrics.jsonl", self.lines[-1])
         self.save()
         print(epoch_line(line, run.epochs, self.timing, len(self.data.train)), flush=True)
         return line
@@ -251,6 +255,7 @@ class Trainer:
             "best": self.best,
             "final": self.final,
             "timing": self.timing,
+            "lines": self.lines,
         }
         # The best, and for Tables 7-9 those after the first and the middle epoch.
         keep = [self.best["step"] if self.best else None, len(self.order), len(self.order) * (self.run.epochs // 2)]
@@ -258,25 +263,24 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, where there is one."""
-        state = distributed.from_main(self.checkpoints.newest)
+        parts = self.run, self.model, self.optimizer, self.scaler, self.order
+        terms = [term.name for term in self.penalties.terms]
+        state = distributed.from_main(lambda: self.checkpoints.newest(lambda s: check_state(s, *parts, terms)))
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            if len(state["rng"]) == world_size():
-                restore_rng(state["rng"][rank()])
-            else:
-                print(f"{len(state['rng'])} processes before, {world_size()} now: dropout is drawn anew")
-                seed_all(self.run.seed + state["step"] * world_size() + rank())
+            restore_generators(state["rng"], self.run.seed, state["step"])
             for name in ("epoch", "batch", "step", "skipped", "totals", "best", "final", "timing"):
                 setattr(self, name, state[name])
-        # Lines behind the checkpoint will be written again, the same.
+            self.lines = state.get("lines") or distributed.from_main(lambda: stored_lines(self.path, self.epoch))
+        # Whatever else the file holds was torn, or is behind the checkpoint and will be written again, the same.
         if rank() == 0:
-            io.keep_lines(self.path / "metrics.jsonl", self.epoch)
+            io.write_atomic(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in self.lines))
 
-    def write_record(self, status: str, diverged: dict[str, Any] | None = None) -> dict[str, Any]:
+    def write_record(self, status: str, diverged: dict[str, Any] | None = None) -> Record:
         """Writes and returns the run's record, whose presence makes the run finished."""
-        record = {
+        record: Any = {
             "id": self.id,
             "status": status,
             "final": self.final,
@@ -290,9 +294,5 @@ class Trainer:
         if diverged is not None:
             record["diverged"] = diverged
         if rank() == 0:
-            io.write_json(self.path / "record.json", record)
+            RECORD.write(self.path / "record.json", record)
         return record
-
-
-def _finite(*values: float) -> bool:
-    return all(abs(value) < float("inf") for value in values)

@@ -1,4 +1,4 @@
-"""The parts of ``record.json``, and its end as text for people."""
+"""The parts of ``record.json``, and what a run prints."""
 
 import math
 from pathlib import Path
@@ -68,23 +68,3 @@ def timing_of(timing: dict[str, float]) -> dict[str, float]:
         "images_per_second": timing["images"] / seconds,
         "data_wait_share": timing["wait_seconds"] / seconds,
     }
-
-
-def summary(record: dict[str, Any], path: Path) -> str:
-    """Returns the end of a run as text for people."""
-    if record["status"] == "diverged":
-        lines = [f"diverged: {record['diverged']['message']}"]
-    else:
-        final, best = record["final"], record["best"]
-        steps = ", ".join(f"{value:.2f}" for value in final["top1_per_timestep"])
-        lines = [
-            f"done: {record['id']}",
-            f"top-1 {final['top1']:.2f} % on {record['data']['name']} ({record['data']['test']} test samples), "
-            f"best {best['top1']:.2f} % after epoch {best['epoch']}, top-5 {final['top5']:.2f} %",
-            f"top-1 at t = 1..{len(final['top1_per_timestep'])}: {steps}",
-        ]
-    timing = record["timing"]
-    lines.append(f"trained {timing['train_seconds']:.1f} s, {timing['images_per_second']:.0f} images/s, "
-                 f"{100 * timing['data_wait_share']:.1f} % waiting for data")  # fmt: skip
-    lines.append(f"record: {path}/record.json")
-    return "\n".join(lines)

@@ -17,15 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from snnrepro import io
+from snnrepro import io, stored
 from snnrepro.errors import StorageError
+from snnrepro.stored import Kind, exact
 from snnrepro.system import lock, usable_cores
 
 # Raised when the code changes what a recording turns into.
 VERSION = 1
 _CHUNK = 64
 
+
+@exact
+class Meta(TypedDict):
+    """``meta.json``: the digest of the array, and what determines it."""
+
+    sha256: str
+    content: dict[str, Any]
+
+
+META: Kind[Meta] = Kind(Meta, "remove the folder, it is made again")
 Make = Callable[[np.ndarray], np.ndarray]
 
 
@@ -42,15 +54,17 @@ def cached_frames(
     io.make_dir(folder)
     with _alone(folder / f"{name}.lock", target):
         if (fault := _fault(target, count, shape)) is None:
-            frames, digest = _open(target), io.read_json(target / "meta.json")["sha256"]
+            frames, digest = _open(target), META.read(target / "meta.json")["sha256"]
             if _digest(frames) == digest:
                 return frames, digest
             fault = "its content does not match its digest"
-        if target.exists():
+        if stored.exists(target):
             print(f"warning: {target}: {fault}; making it again", flush=True)
-            shutil.rmtree(target)
+            _remove(target)
+        for left in io.abandoned(target):
+            _remove(left)
         _build(target, dict(content), count, shape, make)
-    return _open(target), io.read_json(target / "meta.json")["sha256"]
+    return _open(target), META.read(target / "meta.json")["sha256"]
 
 
 @contextmanager
@@ -71,16 +85,26 @@ def _alone(file: Path, target: Path) -> Iterator[None]:
 
 
 def _fault(target: Path, count: int, shape: tuple[int, ...]) -> str | None:
-    if not (target / "meta.json").exists():
+    if not stored.exists(target / "meta.json"):
         return "incomplete"
     try:
+        META.read(target / "meta.json")
         frames = _open(target)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StorageError):
         return "unreadable"
     return None if frames.shape == (count, *shape) and frames.dtype == np.float16 else "of another shape"
 
 
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot remove: {error.strerror}; check the folder and its rights") from None
+
+
 def _open(target: Path) -> np.ndarray:
+    if not (target / "frames.npy").is_file():
+        raise OSError("not a file")
     # Copy on write: torch wants memory that it could write to.
     return np.load(target / "frames.npy", mmap_mode="c")
 
@@ -93,7 +117,7 @@ def _digest(frames: np.ndarray) -> str:
 
 
 def _build(target: Path, content: dict[str, Any], count: int, shape: tuple[int, ...], make: Make) -> None:
-    temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+    temporary = io.temporary_of(target)
     size = 2 * count * int(np.prod(shape))
     try:
         temporary.mkdir()
@@ -109,7 +133,7 @@ def _build(target: Path, content: dict[str, Any], count: int, shape: tuple[int, 
             if sys.stderr.isatty():
                 print(f"\r{done}/{count}", end="" if done < count else "\n", file=sys.stderr, flush=True)
         frames.flush()
-        io.write_json(temporary / "meta.json", {"sha256": _digest(frames), "content": content})
+        META.write(temporary / "meta.json", {"sha256": _digest(frames), "content": content})
         os.replace(temporary, target)
     except OSError as error:
         raise StorageError(f"{target}: cannot write frames: {error.strerror}; check the disk") from None

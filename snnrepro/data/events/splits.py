@@ -6,15 +6,35 @@ their digest, so that neither the order of a directory nor a library decides.
 
 import hashlib
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from snnrepro import io
 from snnrepro.data.draw import SPLIT, random_bits
 from snnrepro.errors import DataError
 from snnrepro.options import EVENT_SPLITS
+from snnrepro.stored import Count, Fault, Kind, exact
 
 FOLDER = Path(__file__).resolve().parent.parent / "splits"
+
+
+@exact
+class Split(TypedDict):
+    """A stored split: of each class the numbers that are held out, and their digest."""
+
+    per_class: Count
+    sha256: str
+    split_seed: NotRequired[Count]
+    test: list[list[Count]]
+
+
+def _check(split: Split) -> None:
+    if [len(row) for row in split["test"]] != [split["per_class"] // 10] * 10:
+        raise Fault(f"test: a tenth of {split['per_class']} is needed for each of 10 classes")
+
+
+SPLIT: Kind[Split] = Kind(Split, "restore the file, it is part of snnrepro", check=_check)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -47,7 +67,7 @@ def load(split: str, per_class: int, split_seed: int) -> tuple[np.ndarray, np.nd
     """
     assert split in EVENT_SPLITS
     file = FOLDER / f"dvs_cifar10_{split}.json"
-    stored = io.read_json(file)
+    stored = SPLIT.read(file)
     test = held_out(split, per_class, split_seed)
     if per_class == stored["per_class"] and split_seed == stored.get("split_seed", split_seed):
         test = np.array(stored["test"])

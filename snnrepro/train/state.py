@@ -1,0 +1,194 @@
+"""What a training run's checkpoint holds, and whether a run can go on from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import TypedDict
+
+from snnrepro.collectives import rank, world_size
+from snnrepro.config import RunConfig
+from snnrepro.data import EpochOrder
+from snnrepro.errors import StorageError
+from snnrepro.neurons import spiking_layers
+from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid
+from snnrepro.records import Best, Final
+from snnrepro.runs import parse_lines
+from snnrepro.runtime import restore_rng, rng_state, seed_all
+from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact, open_ended
+
+
+@exact
+class Clock(TypedDict):
+    """Seconds in the training loop, those of them spent waiting for data, and images trained on."""
+
+    train_seconds: NotNegative
+    wait_seconds: NotNegative
+    images: Count
+
+
+@open_ended
+class Group(TypedDict):
+    """A group of parameters, by their numbers."""
+
+    name: str
+    params: list[Count]
+
+
+@exact
+class OptimizerState(TypedDict):
+    """What torch's optimisers save."""
+
+    state: dict[Count, dict[str, Any]]
+    param_groups: list[Group]
+
+
+@exact
+class TrainState(TypedDict):
+    """Everything that determines the rest of a run.
+
+    epoch, batch: finished epochs, and batches of the next one. step: batches of all. lines: what the finished epochs
+    wrote into metrics.jsonl; None where an older version saved none.
+    """
+
+    run: Name
+    model: dict
+    optimizer: OptimizerState
+    scaler: dict[str, int | float]
+    rng: list[dict]
+    epoch: Count
+    batch: Count
+    step: Count
+    skipped: Count
+    totals: dict[str, int | float]
+    best: Best | None
+    final: Final | None
+    timing: Clock
+    lines: list[str] | None
+
+
+STATE: Kind[TrainState] = Kind(TrainState, "", upgrade=lambda content, _: {"lines": None, **content})
+
+
+def check_tensors(key: str, tensors: dict[str, Any], model: nn.Module) -> None:
+    """Raises Fault naming the first tensor that ``model`` does not have, lacks, has in another shape or cannot run."""
+    own = model.state_dict()
+    for name in [*own, *tensors]:
+        if name not in tensors or name not in own:
+            raise Fault(f"{key}.{name}: {'is missing' if name in own else 'the network has no such tensor'}")
+        _check_tensor(f"{key}.{name}", tensors[name], own[name])
+        if name.endswith("running_var") and (tensors[name] < 0).any():
+            raise Fault(f"{key}.{name}: a variance is negative")
+    for name, layer in spiking_layers(model):
+        raw, tau = tensors[f"{name}.v_threshold_raw"], inverse_sigmoid(tensors[f"{name}.tau_raw"])
+        if layer.threshold_map == "softplus" and not THRESHOLD_MAPS["softplus"].of_tensor(raw).all():
+            raise Fault(f"{key}.{name}.v_threshold_raw: its threshold is 0")
+        if not torch.isfinite(tau).all():
+            raise Fault(f"{key}.{name}.tau_raw: its time constant is infinite")
+
+
+def _check_tensor(key: str, value: Any, own: torch.Tensor) -> None:
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        raise Fault(f"{key}: must be a dense tensor")
+    if value.shape != own.shape or value.dtype != own.dtype:
+        found = f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+        raise Fault(f"{key}: {found}, the network has {str(own.dtype).removeprefix('torch.')} {tuple(own.shape)}")
+    if not torch.isfinite(value).all():
+        raise Fault(f"{key}: a value is not finite")
+
+
+def check_state(
+    state: dict[str, Any],
+    run: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    order: EpochOrder,
+    terms: Sequence[str],
+) -> None:
+    """Raises Fault unless training can go on from ``state`` as if it had never stopped. Changes nothing.
+
+    order: the batches of an epoch. terms: the names of what the penalties measure.
+    """
+    checked = STATE.fitting(dict(state))
+    check_tensors("model", checked["model"], model)
+    _check_optimizer(checked["optimizer"], optimizer)
+    if set(checked["scaler"]) != set(scaler.state_dict()):
+        raise Fault(f"scaler: not that of runtime.precision={run.runtime.precision}")
+    _check_rng(checked["rng"])
+    _check_position(checked, run, order, terms)
+    _check_results(checked, order)
+
+
+def _check_optimizer(saved: OptimizerState, optimizer: torch.optim.Optimizer) -> None:
+    own = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in own] != [group["params"] for group in saved["param_groups"]]:
+        raise Fault("optimizer.param_groups: other parameters than the network's")
+    for i, (mine, theirs) in enumerate(zip(own, saved["param_groups"], strict=True)):
+        for key in ("name", "weight_decay", "momentum", "betas"):
+            if key in mine and _plain(theirs.get(key)) != _plain(mine[key]):
+                raise Fault(f"optimizer.param_groups.{i}.{key}: {theirs.get(key)!r}, the run has {mine[key]!r}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in saved["state"].items():
+        if number >= len(parameters):
+            raise Fault(f"optimizer.state.{number}: no such parameter")
+        for name, value in values.items():
+            if value is not None and not isinstance(value, int | float):
+                scalar = isinstance(value, torch.Tensor) and value.ndim == 0
+                _check_tensor(f"optimizer.state.{number}.{name}", value, value if scalar else parameters[number])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_rng(states: list[dict[str, Any]]) -> None:
+    before = rng_state()
+    try:
+        for state in states:
+            restore_rng(state)
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
+        raise Fault("rng: not the states of random generators") from None
+    finally:
+        restore_rng(before)
+
+
+def restore_generators(states: list[dict[str, Any]], seed: int, step: int) -> None:
+    """Restores this rank's random generators; where their number differs, seeds them anew from the position."""
+    if len(states) == world_size():
+        restore_rng(states[rank()])
+        return
+    print(f"{len(states)} processes before, {world_size()} now: dropout is drawn anew")
+    seed_all(seed + step * world_size() + rank())
+
+
+def _check_position(state: TrainState, run: RunConfig, order: EpochOrder, terms: Sequence[str]) -> None:
+    epoch, batch = state["epoch"], state["batch"]
+    if epoch > run.epochs or (epoch == run.epochs and batch):
+        raise Fault(f"epoch: {epoch}, the run has {run.epochs}")
+    if batch >= len(order):
+        raise Fault(f"batch: {batch}, an epoch has {len(order)}")
+    if state["step"] != epoch * len(order) + batch:
+        raise Fault(f"step: {state['step']}, but epoch {epoch} and batch {batch} are step {epoch * len(order) + batch}")
+    seen = min(batch * order.batch_size, order.size)
+    if state["totals"].get("seen") != seen:
+        raise Fault(f"totals.seen: {state['totals'].get('seen')}, {batch} batches are {seen} samples")
+    names = {"loss", "correct", "seen", *(terms if batch else ())}
+    if wrong := sorted(names ^ set(state["totals"])):
+        raise Fault(f"totals.{wrong[0]}: {'is missing' if wrong[0] in names else 'the run has no such term'}")
+
+
+def _check_results(state: TrainState, order: EpochOrder) -> None:
+    epoch, final, best = state["epoch"], state["final"], state["best"]
+    if (final["epoch"] if final else 0) != epoch:
+        raise Fault(f"final: not that of epoch {epoch}")
+    if (best is None) != (final is None):
+        raise Fault("best: is missing" if best is None else "best: there, though no epoch is finished")
+    if best is not None and not (best["epoch"] <= epoch and best["step"] == best["epoch"] * len(order)):
+        raise Fault(f"best: epoch {best['epoch']} and step {best['step']} are not of this run")
+    if state["lines"] is not None:
+        try:
+            parse_lines(state["lines"], epoch, "lines")
+        except StorageError as error:
+            raise Fault(str(error)) from None
