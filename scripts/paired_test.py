@@ -9,9 +9,10 @@ from pathlib import Path
 from scipy import stats
 
 from snnrepro.errors import ConfigError, UserError, report
+from snnrepro.report.document import TABLE, Document
 
 
-def paired(document: dict) -> list[str]:
+def paired(document: Document) -> list[str]:
     """Returns one line per compared cell: mean difference, 95 % interval and p of the two-sided paired t-test."""
     lines, baseline = [], None
     for row in document["rows"]:

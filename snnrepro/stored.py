@@ -95,7 +95,7 @@ class Kind(Generic[T]):
         except ValidationError as error:
             raise Fault(_words(error, content)) from None
         self.check(content)
-        return content  # type: ignore[return-value]
+        return content
 
     def numbered(self, content: T) -> dict[str, Any]:
         """Returns the content as it is written: the number of its format first."""

@@ -8,7 +8,7 @@ from snnrepro import io
 from snnrepro.analysis.claims import OURS, Verdict, judge
 from snnrepro.analysis.claims_paper import PAPER
 from snnrepro.analysis.evidence import Jobs, MissingRun, Runs, claims_file, jobs_of_claims, paper_numbers
-from snnrepro.analysis.results import CLAIMS, Claim
+from snnrepro.analysis.results import CLAIMS, VERDICTS, Claim
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import run_jobs
 
@@ -87,8 +87,6 @@ def render(rows: list[Claim], scale: str) -> str:
             f"| {row['id']} ({row['where']}) {row['claim']}{mark} | {row['statistic']} | **{verdict}** | "
             f"{margins} | {p} | {printed} |"
         )
-    counts = {
-        v: sum(row["verdict"] == v for row in rows) for v in ("supported", "contradicted", "inconclusive", "not run")
-    }
+    counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
     lines += ["", ", ".join(f"{count} {verdict}" for verdict, count in counts.items())]
     return "\n".join(lines) + "\n"

@@ -155,4 +155,5 @@ class Runs:
             raise MissingRun(f"{run} diverged")
         from snnrepro.analysis.run import analyse
 
-        return analyse(self.jobs[run, self.seed].path, timesteps)
+        found: Any = analyse(self.jobs[run, self.seed].path, timesteps)
+        return found

@@ -8,6 +8,8 @@ from typing_extensions import TypedDict
 from snnrepro.records import REPAIR
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, Percent, Share, exact
 
+VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
+
 
 @exact
 class Claim(TypedDict):
@@ -18,8 +20,8 @@ class Claim(TypedDict):
     claim: str
     statistic: str
     exploratory: bool
-    verdict: Literal["supported", "contradicted", "inconclusive", "not run"]
-    margins: list[float | Literal["inf", "-inf", "nan"]]
+    verdict: str
+    margins: list[float | str]
     p: Share | None
     paper: Literal["supported", "contradicted"] | None
     paper_margin: float | None
@@ -38,6 +40,10 @@ def _check_claims(content: Verdicts) -> None:
     for i, claim in enumerate(content["claims"]):
         if (claim["paper"] is None) != (claim["paper_margin"] is None):
             raise Fault(f"claims.{i}.paper_margin: {claim['paper_margin']}, but paper is {claim['paper']}")
+        if claim["verdict"] not in VERDICTS:
+            raise Fault(f"claims.{i}.verdict: must be one of {', '.join(VERDICTS)}")
+        if not all(margin in ("inf", "-inf", "nan") for margin in claim["margins"] if isinstance(margin, str)):
+            raise Fault(f"claims.{i}.margins: must be numbers, inf, -inf or nan")
 
 
 CLAIMS: Kind[Verdicts] = Kind(Verdicts, "write it again with the claims command", check=_check_claims)

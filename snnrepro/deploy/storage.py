@@ -36,7 +36,7 @@ class StepOfFile(TypedDict):
     name: Name
     kind: Name
     inputs: Annotated[list[Name], Field(min_length=1)]
-    options: dict[str, str | int | float | bool | None | list[int]]
+    options: dict[str, str | int | float | bool | list[int] | None]
 
 
 @exact
@@ -88,17 +88,16 @@ def save_absorbed(network: AbsorbedNetwork, folder: Path, origin: dict[str, Any]
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.operations.state_dict().items()
     }
     weights = save_tensors(tensors)
-    content = CONTENT.numbered(
-        {
-            "origin": origin or {},
-            "timesteps": network.timesteps,
-            "output": network.output,
-            "averaged": network.averaged,
-            "weights_sha256": io.sha256(weights),
-            "steps": [asdict(step) for step in network.steps],  # type: ignore[typeddict-item]
-            "report": [asdict(edge) for edge in network.report],  # type: ignore[typeddict-item]
-        }
-    )
+    plain: Any = {
+        "origin": origin or {},
+        "timesteps": network.timesteps,
+        "output": network.output,
+        "averaged": network.averaged,
+        "weights_sha256": io.sha256(weights),
+        "steps": [asdict(step) for step in network.steps],
+        "report": [asdict(edge) for edge in network.report],
+    }
+    content = CONTENT.numbered(plain)
     io.write_atomic(folder / WEIGHTS, weights)
     io.write_atomic(folder / REPORT, table(network.report) + "\n")
     io.write_json(folder / NETWORK, {"sha256": _digest(content), "network": content})

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -63,7 +63,7 @@ class Document(TypedDict):
     """A filled table, see ``document``."""
 
     table: Name
-    scale: Literal["paper", "mini"]
+    scale: Name
     title: str
     note: str
     data: str
@@ -82,17 +82,18 @@ class Document(TypedDict):
 
 def _check(table: Document) -> None:
     for i, row in enumerate(table["rows"]):
-        for key, found, names in (("label", row["label"], "row_labels"), ("cells", row["cells"], "columns")):
-            if len(found) != len(table[names]):  # type: ignore[literal-required]
-                raise Fault(f"rows.{i}.{key}: {len(found)}, but {names} has {len(table[names])}")  # type: ignore
+        if len(row["label"]) != len(table["row_labels"]):
+            raise Fault(f"rows.{i}.label: {len(row['label'])} labels, but {len(table['row_labels'])} row_labels")
+        if len(row["cells"]) != len(table["columns"]):
+            raise Fault(f"rows.{i}.cells: {len(row['cells'])} cells, but {len(table['columns'])} columns")
         for j, cell in enumerate(row["cells"]):
             _check_cell(f"rows.{i}.cells.{j}", cell)
 
 
-def _check_cell(where: str, cell: CellOfTable) -> None:
+def _check_cell(where: str, cell: Mapping[str, Any]) -> None:
     for key in ("diverged", "missing"):
-        if cell[key] != sum(run["status"] == key for run in cell["runs"]):  # type: ignore[literal-required]
-            raise Fault(f"{where}.{key}: {cell[key]}, not what its runs say")  # type: ignore[literal-required]
+        if cell[key] != sum(run["status"] == key for run in cell["runs"]):
+            raise Fault(f"{where}.{key}: {cell[key]}, not what its runs say")
     values = [run["value"] for run in cell["runs"] if run["value"] is not None]
     if cell["n"] != len(values):
         raise Fault(f"{where}.n: {cell['n']}, but {len(values)} runs have a value")
@@ -137,7 +138,7 @@ def document(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[st
     epoch = table.scales[scale].epoch
     filled = [_cell(cell, commits, epoch) for cell in cells]
     width = len(table.columns)
-    grid = [filled[i : i + width] for i in range(0, len(filled), width)]
+    grid: list[list[Any]] = [filled[i : i + width] for i in range(0, len(filled), width)]
     to_paper = scale == "paper" and same_experiment(extra)
     for i, row in enumerate(grid):
         for j, cell in enumerate(row):

@@ -2,7 +2,7 @@
 
 import csv
 import io as text_io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from snnrepro.report.document import CellOfTable, Document
@@ -96,7 +96,7 @@ def paper(cell: CellOfTable) -> str:
     return f"{_number(cell, cell['paper'])}{spread}"
 
 
-def _number(cell: CellOfTable, value: float) -> str:
+def _number(cell: CellOfTable, value: Any) -> str:
     """Returns accuracies in percent with two decimals, anything else with four digits."""
     return f"{value:.2f}" if cell["metric"].startswith("final.") else f"{value:.4g}"
 
@@ -153,7 +153,8 @@ def flat_rows(document: Document) -> tuple[list[str], list[list[Any]]]:
     columns += ["paper", "paper_std", "ours", "ours_std", *values[4:], "best", "best_std"]
     rows = []
     for row in document["rows"]:
-        for column, cell in zip(document["columns"], row["cells"], strict=True):
+        cells: Sequence[Mapping[str, Any]] = row["cells"]
+        for column, cell in zip(document["columns"], cells, strict=True):
             where = [document["table"], scale_label(document), *row["label"], column]
             runs = " ".join(run["run"] for run in cell["runs"])
             best: Mean = cell["best"] or {"mean": None, "std": None}

@@ -34,7 +34,7 @@ def _check(split: Split) -> None:
         raise Fault(f"test: a tenth of {split['per_class']} is needed for each of 10 classes")
 
 
-SPLIT: Kind[Split] = Kind(Split, "restore the file, it is part of snnrepro", check=_check)
+STORED: Kind[Split] = Kind(Split, "restore the file, it is part of snnrepro", check=_check)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -67,7 +67,7 @@ def load(split: str, per_class: int, split_seed: int) -> tuple[np.ndarray, np.nd
     """
     assert split in EVENT_SPLITS
     file = FOLDER / f"dvs_cifar10_{split}.json"
-    stored = SPLIT.read(file)
+    stored = STORED.read(file)
     test = held_out(split, per_class, split_seed)
     if per_class == stored["per_class"] and split_seed == stored.get("split_seed", split_seed):
         test = np.array(stored["test"])
