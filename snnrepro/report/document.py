@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -90,10 +90,10 @@ def _check(table: Document) -> None:
             _check_cell(f"rows.{i}.cells.{j}", cell)
 
 
-def _check_cell(where: str, cell: Mapping[str, Any]) -> None:
-    for key in ("diverged", "missing"):
-        if cell[key] != sum(run["status"] == key for run in cell["runs"]):
-            raise Fault(f"{where}.{key}: {cell[key]}, not what its runs say")
+def _check_cell(where: str, cell: CellOfTable) -> None:
+    for key, count in (("diverged", cell["diverged"]), ("missing", cell["missing"])):
+        if count != sum(run["status"] == key for run in cell["runs"]):
+            raise Fault(f"{where}.{key}: {count}, not what its runs say")
     values = [run["value"] for run in cell["runs"] if run["value"] is not None]
     if cell["n"] != len(values):
         raise Fault(f"{where}.n: {cell['n']}, but {len(values)} runs have a value")
@@ -105,23 +105,23 @@ def _check_cell(where: str, cell: Mapping[str, Any]) -> None:
 def _check_mean(where: str, found: Mean, values: list[float]) -> None:
     expected = _mean_and_std(values)
     for name, here, there in (("mean", found["mean"], expected["mean"]), ("std", found["std"], expected["std"])):
-        if here is None or there is None:
-            same = here is there
-        else:
-            same = math.isclose(here, there, abs_tol=1e-9)
-        if not same:
+        # None and a number differ by infinity.
+        if not math.isclose(math.inf if here is None else here, math.inf if there is None else there, abs_tol=1e-9):
             raise Fault(f"{where}.{name}: {here}, not what its runs say")
 
 
 def _upgrade(content: dict[str, Any], _: int) -> dict[str, Any]:
-    """Returns a table of format 0, which knew the last epoch only, in today's."""
-    rows = content.get("rows")
-    cells = [cell for row in rows for cell in row["cells"]] if isinstance(rows, list) else []
-    for cell in cells:
-        cell.setdefault("best", None)
-        for run in cell["runs"]:
-            run.setdefault("best", None)
+    """Returns a table of format 0, which knew the last epoch only, in today's; what does not fit stays as it is."""
+    for row in _sections(content.get("rows")):
+        for cell in _sections(row.get("cells")):
+            cell.setdefault("best", None)
+            for run in _sections(cell.get("runs")):
+                run.setdefault("best", None)
     return {"epoch": "last", **content}
+
+
+def _sections(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 TABLE: Kind[Document] = Kind(Document, "write it again with the table command", upgrade=_upgrade, check=_check)

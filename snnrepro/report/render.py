@@ -5,8 +5,7 @@ import io as text_io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from snnrepro.report.document import CellOfTable, Document
-from snnrepro.report.tables import DIVERGED
+from snnrepro.report.document import CellOfTable, Document, Mean
 
 
 def scale_label(document: Document) -> str:
@@ -157,7 +156,8 @@ def flat_rows(document: Document) -> tuple[list[str], list[list[Any]]]:
         for column, cell in zip(document["columns"], cells, strict=True):
             where = [document["table"], scale_label(document), *row["label"], column]
             runs = " ".join(run["run"] for run in cell["runs"])
-            best: Mean = cell["best"] or {"mean": None, "std": None}
+            nothing: Mean = {"mean": None, "std": None}
+            best = cell["best"] or nothing
             numbers = [*map(dict(cell).get, values), best["mean"], best["std"]]
             rows.append([*where, *numbers, document["difference_to"], runs])
     return [*columns, "difference_to", "runs"], rows

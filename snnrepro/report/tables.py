@@ -25,7 +25,7 @@ EPOCHS: tuple[EpochName, ...] = ("last", "best")
 DIVERGED = "div"
 
 Words = Mapping[str, tuple[str, ...]]  # by scale
-Printed = float | str | None  # a number, DIVERGED, or nothing printed
+Printed = float | Literal["div"] | None  # a number, DIVERGED, or nothing printed
 
 
 @dataclass(frozen=True, slots=True)
