@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snnrepro.collectives import moments_across_ranks, world_size
+from snnrepro.recompute import repeated
 
 
 def batch_norm(
@@ -25,10 +26,15 @@ def batch_norm(
     Moves ``running_mean`` and ``running_var`` (C,) in training, with the unbiased variance. Same shape and dtype as x.
     """
     if not training or world_size() == 1:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, once(momentum), eps)
     mean, var, count = batch_moments(x)
     move_running(running_mean, running_var, mean, var, count, momentum)
     return normalise(x, mean, var, weight, bias, eps)
+
+
+def once(momentum: float) -> float:
+    """Returns the weight of a batch in the running statistics: 0 where a forward runs again, see ``recompute.py``."""
+    return 0.0 if repeated() else momentum
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,6 +49,7 @@ def move_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, count: Tensor, momentum: float
 ) -> None:
     """Moves the running statistics towards a batch's mean and biased variance over ``count`` values (0-d)."""
+    momentum = once(momentum)
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
     running_var.lerp_((var * (count / (count - 1).clamp(min=1))).to(running_var.dtype), momentum)
 

@@ -10,6 +10,7 @@ from snnrepro.batch_norm import batch_norm, move_running
 from snnrepro.collectives import moments_across_ranks, world_size
 from snnrepro.layers import per_step
 from snnrepro.neurons.current import NormalisedCurrent
+from snnrepro.recompute import repeated
 
 
 class TdBN(nn.BatchNorm2d):
@@ -76,8 +77,10 @@ class TdBN(nn.BatchNorm2d):
         return self.running_mean, self.running_var
 
     def _momentum(self) -> float:
-        """Counts a training batch, and returns the weight of its statistics."""
+        """Counts a training batch, and returns the weight of its statistics: 0 where its forward runs again."""
         assert self.momentum is not None and self.num_batches_tracked is not None
+        if repeated():
+            return 0.0
         self.num_batches_tracked.add_(1)
         return self.momentum
 

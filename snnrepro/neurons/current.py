@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snnrepro.batch_norm import batch_moments, normalise
+from snnrepro.errors import UserError
 
 
 class NormalisedCurrent:
@@ -35,6 +36,7 @@ class NormalisedCurrent:
     ):
         self.y, self.mean, self.var, self.weight, self.bias = y, mean, var, weight, bias
         self.eps, self.batch_stats, self.share = eps, batch_stats, share
+        self.with_gradients = torch.is_grad_enabled()
         self.shortcut: Tensor | NormalisedCurrent | None = None
 
     @property
@@ -47,6 +49,7 @@ class NormalisedCurrent:
 
     def tensor(self) -> Tensor:
         """Returns the current as a tensor, differentiable like the fused kernel."""
+        self.require_gradients()
         y = self.y.flatten(0, 1)
         if self.share is not None:
             x = normalise(y, *batch_moments(y)[:2], self.weight, self.bias, self.eps)
@@ -58,10 +61,22 @@ class NormalisedCurrent:
             return x
         return x + (self.shortcut.tensor() if isinstance(self.shortcut, NormalisedCurrent) else self.shortcut)
 
+    def require_gradients(self) -> None:
+        """Raises UserError where the current was made without gradients, and now they are wanted.
+
+        A tensor would be a constant then; ``checkpoint`` with ``use_reentrant=True`` relies on being handed a tensor.
+        """
+        if torch.is_grad_enabled() and not self.with_gradients:
+            raise UserError(
+                "the norm in front of a spiking layer ran without gradients, the layer runs with them: use checkpoint "
+                "with use_reentrant=False, or under torch.no_grad() let the norm return tensors, norm(x).tensor()"
+            )
+
     def scaled(self, factor: Tensor) -> "NormalisedCurrent":
         """Returns the current times a number (0-d, differentiable), still uncomputed."""
         weight, bias = self.weight * factor, self.bias * factor
         total = NormalisedCurrent(self.y, self.mean, self.var, weight, bias, self.eps, self.batch_stats, self.share)
+        total.with_gradients = self.with_gradients
         if isinstance(self.shortcut, NormalisedCurrent):
             total.shortcut = self.shortcut.scaled(factor)
         elif self.shortcut is not None:
@@ -82,6 +97,9 @@ class NormalisedCurrent:
             shortcut = shortcut.tensor()
         mean, var, weight, bias = self.mean, self.var, self.weight, self.bias
         total = NormalisedCurrent(self.y, mean, var, weight, bias, self.eps, self.batch_stats, self.share)
+        total.with_gradients = self.with_gradients
+        if isinstance(shortcut, NormalisedCurrent):
+            total.with_gradients &= shortcut.with_gradients
         total.shortcut = shortcut
         return total
 

@@ -45,6 +45,7 @@ def lif(
     dyn = _rules(timesteps, family, surrogate, gamma, reset, detach_reset, backend)
     outputs_alone = not statistics and not torch.is_grad_enabled()
     if isinstance(x, NormalisedCurrent):
+        x.require_gradients()
         if _fusible(x, timesteps, backend):
             scalars = _float32(u_init, v_threshold, tau, threshold_map)
             return _norm_lif(x, scalars, (*dyn, threshold_map, backend), outputs_alone)

@@ -94,8 +94,10 @@ class LIF(nn.Module):
         In training mode with gradients enabled, ``u_init`` moves afterwards (MP-Init, Algorithm 1).
         Raises ValueError when ``x`` has neither 1 nor ``timesteps`` steps.
         """
-        result = self.window(x, timesteps)
-        self.move_u_init(result)
+        if not self._moves_u_init:
+            return self.window(x, timesteps).o
+        result = self.window(x, timesteps, u_init=mp_init.start(self))
+        mp_init.move(self, result.u_sum, result.active_count)
         return result.o
 
     def window(
@@ -103,16 +105,19 @@ class LIF(nn.Module):
         x: Tensor | NormalisedCurrent,
         timesteps: int | None = None,
         record: list[tuple[Tensor, Tensor]] | None = None,
+        u_init: Tensor | None = None,
     ) -> LIFResult:
         """Returns what ``forward`` would leave behind, and moves nothing.
 
         record: receives (m, s) of every step, each (...neurons), computed by the reference equations.
+        u_init: where the window starts, 0-d; the layer's own unless given.
         """
         dynamics = self.dynamics(x.shape[0] if timesteps is None else timesteps)._asdict()
         if self.input_scale == "none":
             # (1 - 1/tau) * u + x is Eq. 1 of the current tau * x.
             x = x.scaled(self.tau) if isinstance(x, NormalisedCurrent) else x * self.tau.to(x.dtype)
-        u_init = self.u_init.new_zeros(()) if self.learn_u_init else self.u_init
+        if u_init is None:
+            u_init = self.u_init.new_zeros(()) if self.learn_u_init else self.u_init
         if self.learn_u_init:
             # u_init + (x[1] - u_init) / tau is the first step from 0 with the current x[1] + (tau - 1) * u_init.
             x = as_tensor(x).expand(dynamics["timesteps"], *x.shape[1:])
@@ -150,12 +155,6 @@ class LIF(nn.Module):
     def dynamics(self, timesteps: int) -> Dynamics:
         """Returns the rules of this layer over a window of ``timesteps``."""
         return Dynamics(timesteps, self.family, self.surrogate, self.gamma, self.reset, self.detach_reset)
-
-    def move_u_init(self, result: LIFResult) -> None:
-        """Moves ``u_init`` by what a window left behind, in training mode with gradients enabled (Algorithm 1)."""
-        if self._moves_u_init:
-            assert result.u_sum is not None and result.active_count is not None
-            mp_init.move(self, result.u_sum, result.active_count)
 
     @property
     def _moves_u_init(self) -> bool:

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from snnrepro.collectives import all_sum, world_size
+from snnrepro.errors import UserError
+from snnrepro.recompute import first_seen, in_region, repeated
 
 # What the windows left behind that ``one_update`` holds back: (layer, sum, count) each. None: layers move at once.
 _held_back: list[tuple[Any, Tensor, Tensor]] | None = None
@@ -25,9 +28,48 @@ def running_mean(u_init: Tensor, u_sum: Tensor, active_count: Tensor, beta: floa
     return torch.lerp(u_init, torch.where(active_count > 0, batch_mean, u_init), beta)
 
 
+def start(layer: Any) -> Tensor:
+    """Returns where a window of ``layer`` starts that will move its ``u_init``.
+
+    Under gradient checkpointing a window that runs again starts from where it did. Raises UserError where that is lost.
+    """
+    if torch.compiler.is_compiling():
+        return _start_op(layer.u_init)
+    u_init = first_seen(layer, layer.u_init)
+    if u_init is not None:
+        return u_init
+    if _held_back is not None and in_region():
+        return layer.u_init
+    raise UserError(
+        "gradient checkpointing around a spiking layer with MP-Init: where its window started is not known any more; "
+        "use use_reentrant=False, and where checkpoints are nested, neurons.one_update() around forward and backward"
+    )
+
+
+@custom_op("snnrepro::start", mutates_args=())
+def _start_op(u_init: Tensor) -> Tensor:
+    """Returns a copy. As an operator it sees what a graph cannot, which is traced once: whether it runs again."""
+    if torch._C._current_graph_task_id() != -1:
+        raise UserError(
+            "gradient checkpointing around a spiking layer with MP-Init does not work together with torch.compile; "
+            "leave one of them out"
+        )
+    return u_init.clone()
+
+
+_start_op.register_fake(torch.empty_like)
+
+
 @torch.no_grad()
-def move(layer: Any, u_sum: Tensor, active_count: Tensor) -> None:
-    """Moves ``layer.u_init`` with ``layer.beta`` by a window of all ranks, or holds it back for ``one_update``."""
+def move(layer: Any, u_sum: Any, active_count: Any) -> None:
+    """Moves ``layer.u_init`` with ``layer.beta`` by a window of all ranks, or holds it back for ``one_update``.
+
+    u_sum, active_count: tensors, as in ``LIFResult``.
+
+    A window that runs again under gradient checkpointing has done so already.
+    """
+    if repeated():
+        return
     if _held_back is not None:
         _held_back.append((layer, u_sum, active_count))
         return
