@@ -44,6 +44,14 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return moments_across_ranks(mean, var, x.numel() // x.shape[1])
 
 
+def update_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+    """Returns mean and biased variance (C,) of ``x`` (N, C, H, W), in the dtype of the running ones, which it moves."""
+    if x.is_meta:
+        # torch's kernel has no form without values.
+        return torch.empty_like(running_mean), torch.empty_like(running_var)
+    return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
+
+
 @torch.no_grad()
 def move_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, count: Tensor, momentum: float

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnrepro.batch_norm import batch_norm, move_running
+from snnrepro.batch_norm import batch_norm, move_running, update_statistics
 from snnrepro.collectives import moments_across_ranks, world_size
 from snnrepro.layers import per_step
 from snnrepro.neurons.current import NormalisedCurrent
@@ -62,8 +62,8 @@ class TdBN(nn.BatchNorm2d):
         running, momentum = self._running(), self._momentum()
         if world_size() == 1:
             # In the dtype of the running statistics, also for bf16 input.
-            return *torch.batch_norm_update_stats(y, *running, momentum), None
-        own = torch.batch_norm_update_stats(y, running[0].clone(), running[1].clone(), 0.0)
+            return *update_statistics(y, *running, momentum), None
+        own = update_statistics(y, running[0].clone(), running[1].clone(), 0.0)
         mean, var, count = moments_across_ranks(*own, y.numel() // y.shape[1])
         move_running(*running, mean, var, count, momentum)
         return mean, var, 1 / count

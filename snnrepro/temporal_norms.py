@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snnrepro.batch_norm import batch_norm, move_running
+from snnrepro.batch_norm import batch_norm, move_running, update_statistics
 from snnrepro.collectives import moments_across_ranks, world_size
 from snnrepro.errors import ConfigError
 from snnrepro.layers import per_step
@@ -111,7 +111,7 @@ class _StepMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Rows:
         zero, one = x.new_zeros(x.shape[2]), x.new_ones(x.shape[2])
-        mean, var = zip(*(torch.batch_norm_update_stats(x_t, zero, one, 0.0) for x_t in x), strict=True)
+        mean, var = zip(*(update_statistics(x_t, zero, one, 0.0) for x_t in x), strict=True)
         ctx.save_for_backward(x, torch.stack(mean))
         return torch.stack(mean), torch.stack(var)
 

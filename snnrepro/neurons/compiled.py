@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snnrepro.collectives import all_sum
+from snnrepro.errors import UserError
 from snnrepro.neurons.analytic import Norm, spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.kernel_cache import library
@@ -178,6 +179,12 @@ def _run(
     threads = min(torch.get_num_threads(), 1 + size * dyn.timesteps // VALUES_PER_THREAD)
     u_init, v_threshold, leak = scalars
     given = {**given, "x": x, "u_init": u_init, "v_threshold": v_threshold, "leak": leak}
+    for name, tensor in given.items():
+        if tensor is not None and not tensor.is_cpu:
+            raise UserError(
+                f"runtime.backend=compiled runs on CPUs, {name} is on {tensor.device.type}: move network and input "
+                "together, or use runtime.backend=reference"
+            )
     # What is left out is null.
     pointers = [0 if (tensor := given.get(name)) is None else tensor.data_ptr() for name in _POINTERS]
     call = _CALL.pack(rows, run, channels, threads, steps == 1, dyn.gamma, eps, share, *pointers)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from snnrepro.errors import UserError
 from snnrepro.neurons import mp_init
 from snnrepro.neurons.current import NormalisedCurrent, as_tensor
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.functional import lif
-from snnrepro.neurons.ops import snapshot
+from snnrepro.neurons.ops import NO_TORCHSCRIPT, require_supported, snapshot
 from snnrepro.neurons.reference import LIFResult, lif_reference
 from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid, raw_of_tau
 
@@ -112,6 +113,7 @@ class LIF(nn.Module):
         record: receives (m, s) of every step, each (...neurons), computed by the reference equations.
         u_init: where the window starts, 0-d; the layer's own unless given.
         """
+        require_supported()
         dynamics = self.dynamics(x.shape[0] if timesteps is None else timesteps)._asdict()
         if self.input_scale == "none":
             # (1 - 1/tau) * u + x is Eq. 1 of the current tau * x.
@@ -156,15 +158,21 @@ class LIF(nn.Module):
         """Returns the rules of this layer over a window of ``timesteps``."""
         return Dynamics(timesteps, self.family, self.surrogate, self.gamma, self.reset, self.detach_reset)
 
+    def __prepare_scriptable__(self) -> None:
+        """Refuses ``torch.jit.script``, which calls this. Raises UserError."""
+        raise UserError(NO_TORCHSCRIPT)
+
     @property
     def _moves_u_init(self) -> bool:
         return self.mp_init and self.training and torch.is_grad_enabled()
 
     def extra_repr(self) -> str:
-        return (
-            f"family={self.family}, surrogate={self.surrogate}, gamma={self.gamma}, reset={self.reset}, "
-            f"v_threshold={self.v_threshold.item():.4g}, tau={self.tau.item():.4g}, mp_init={self.mp_init}"
-        )
+        values = [
+            f"{name}={'meta' if value.is_meta else format(value.item(), '.4g')}"
+            for name, value in (("v_threshold", self.v_threshold), ("tau", self.tau))
+        ]
+        rules = f"family={self.family}, surrogate={self.surrogate}, gamma={self.gamma}, reset={self.reset}"
+        return f"{rules}, {', '.join(values)}, mp_init={self.mp_init}"
 
 
 def spiking_layers(model: nn.Module) -> Iterator[tuple[str, LIF]]:

@@ -64,9 +64,7 @@ _start_op.register_fake(torch.empty_like)
 def move(layer: Any, u_sum: Any, active_count: Any) -> None:
     """Moves ``layer.u_init`` with ``layer.beta`` by a window of all ranks, or holds it back for ``one_update``.
 
-    u_sum, active_count: tensors, as in ``LIFResult``.
-
-    A window that runs again under gradient checkpointing has done so already.
+    A window that runs again under gradient checkpointing has done so already. u_sum, active_count: as in ``LIFResult``.
     """
     if repeated():
         return

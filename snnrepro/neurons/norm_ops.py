@@ -20,6 +20,7 @@ from snnrepro.neurons.reparam import kernel_scalars, raw_gradients
 
 def _dense(x: Tensor, channels_last: bool) -> Tensor:
     """Returns ``x`` as it is where it lies in memory as the providers expect, else a copy."""
+    x = x.resolve_neg()
     if not channels_last:
         return x.contiguous()
     _, batch, channels, height, width = x.shape

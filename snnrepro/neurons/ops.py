@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.library import CustomOpDef, custom_op
 
+from snnrepro.errors import UserError
 from snnrepro.neurons.analytic import spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.reparam import kernel_scalars, raw_gradients
@@ -29,6 +31,8 @@ RULES = (
     "str? threshold_map, str backend"
 )
 
+NO_TORCHSCRIPT = "spiking layers do not work in TorchScript (torch.jit); use torch.export.export(model, (x,))"
+
 
 @cache
 def _provider(backend: str) -> ModuleType:
@@ -36,6 +40,19 @@ def _provider(backend: str) -> ModuleType:
     return import_module(
         {"compiled": "snnrepro.neurons.compiled", "triton": "snnrepro.neurons.triton_backend"}[backend]
     )
+
+
+def require_supported() -> None:
+    """Raises UserError under what sees neither kernels nor surrogates: TorchScript, transforms of functions."""
+    if torch.compiler.is_compiling():
+        return
+    if torch.jit.is_tracing():
+        raise UserError(NO_TORCHSCRIPT)
+    if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+        raise UserError(
+            "spiking layers know reverse-mode gradients alone: use backward() or torch.autograd.grad, not "
+            "torch.func.grad, vmap, jvp or forward_ad"
+        )
 
 
 def provided(function: str, tensors: Sequence[Tensor | None], rules: Sequence[Any], *flags: float) -> tuple:
@@ -52,13 +69,15 @@ def define(name: str, arguments: str, results: int, function: Callable) -> Custo
 
 
 def eager_or(operator: CustomOpDef, eager: Callable) -> Callable:
-    """Returns a function that calls ``operator`` where torch traces, else ``eager``.
+    """Returns a function that calls ``operator`` where torch has to know of it, else ``eager``.
 
-    Calling an operator takes longer than a small layer takes to compute.
+    Calling an operator takes longer than a small layer takes to compute. A tensor without memory of its own (meta,
+    fake, negated), and whoever looks on (a compiler, a counter of operations), need torch's dispatcher.
     """
 
     def call(x: Tensor, *rest: Any) -> Any:
-        plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+        alone = not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
+        plain = alone and type(x) in (Tensor, torch.nn.Parameter) and (x.is_cpu or x.is_cuda) and not x.is_neg()
         return (eager if plain else operator)(x, *rest)
 
     return call
