@@ -18,7 +18,7 @@ from snnrepro.collectives import world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError
 from snnrepro.launch import processes_here
-from snnrepro.neurons.kernel_cache import compiler
+from snnrepro.neurons.kernel_cache import compiler, no_compiler
 from snnrepro.system import require_threads, usable_cores
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,11 +44,11 @@ def resolve_backend(backend: str, device: str) -> str:
     if backend == "compiled" and cuda:
         raise ConfigError("runtime.backend=compiled: made for CPUs; on CUDA use runtime.backend=auto or triton")
     if backend == "compiled" and compiler() is None:
-        raise ConfigError("runtime.backend=compiled: no C++ compiler found; install g++ or use runtime.backend=auto")
+        raise ConfigError(f"runtime.backend=compiled: {no_compiler()}; install g++ or use runtime.backend=auto")
     if backend != "auto":
         return backend
     if not cuda and compiler() is None:
-        print("no C++ compiler found: LIF layers run on the slower reference backend; install g++ to compile them")
+        print(f"{no_compiler()}: LIF layers run on the slower reference backend; install g++ to compile them")
         return "reference"
     return "triton" if cuda else "compiled"
 

@@ -11,7 +11,13 @@
 #include <type_traits>
 #include <vector>
 
+#ifdef _OPENMP
 #include <omp.h>
+#else
+// A compiler without OpenMP passes over its pragmas: one thread does all parts.
+inline int omp_get_thread_num() { return 0; }
+inline int omp_get_num_threads() { return 1; }
+#endif
 
 #include "lif_vector.h"
 
