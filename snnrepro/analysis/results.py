@@ -112,6 +112,7 @@ class Energy(TypedDict, total=False):
     acs: NotNegative
     macs: NotNegative
     millijoule: NotNegative
+    rule: str
     layers: dict[str, LayerEnergy]
     refused: str
 
@@ -170,5 +171,5 @@ def _upgrade_analysis(content: dict[str, Any], format: int) -> dict[str, Any]:
     return content
 
 
-FORMAT = 2  # raised when a statistic changes, so that older files are made again
+FORMAT = 3  # raised when a statistic changes, so that older files are made again
 ANALYSIS: Kind[Analysis] = Kind(Analysis, REPAIR, FORMAT, _upgrade_analysis)

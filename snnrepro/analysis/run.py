@@ -135,7 +135,7 @@ def _energy(run: RunConfig, model: nn.Module, data: Data, device: torch.device) 
         return {"refused": str(error)}
     batches = (x for x, _ in islice(_test(run, data, device), 2))
     total, layers = energy.count_operations(network, batches, run.timesteps)
-    return {"acs": total.acs, "macs": total.macs, "millijoule": total.millijoule, "layers": layers}
+    return {"acs": total.acs, "macs": total.macs, "millijoule": total.millijoule, "rule": energy.RULE, "layers": layers}
 
 
 def _cosines(run: RunConfig, model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:

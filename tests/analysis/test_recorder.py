@@ -7,7 +7,7 @@ from lif_options import make_lif
 from torch import nn
 
 from snnrepro.analysis import recorder
-from snnrepro.analysis.energy import count_operations
+from snnrepro.analysis.energy import RULE, count_operations
 from snnrepro.analysis.gradients import gradient_statistics, step_cosines, step_gradients
 from snnrepro.analysis.recorder import Recorder
 from snnrepro.analysis.statistics import gradient_strength, gradient_variation
@@ -209,3 +209,34 @@ def test_energy_of_a_network_small_enough_to_count():
     # Control: the trained network emits V * S; counted as zeros and ones it would cost V times as much.
     assert model.sn.v_threshold.item() == pytest.approx(1.0)
     assert {entry["kind"] for entry in layers.values()} == {"MAC", "AC", "neuron"}
+
+
+def _shown(images: torch.Tensor, **options) -> tuple:
+    """Returns the counts of one mini network for these inputs, whose layers fire whatever is shown."""
+    torch.manual_seed(0)
+    words = ["model=resnet19_mini", "neuron.v_threshold=0.15", "runtime.backend=reference", *options.get("words", ())]
+    model = build_model(compose_run(words), in_shape=images.shape[-3:], num_classes=10).eval()
+    return count_operations(absorb(model), [images], 4)
+
+
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_a_layer_fed_by_the_image_counts_multiply_adds_whatever_it_shows(scale, frames):
+    # A black or constant image, and frames of zeros and ones, once counted as spikes.
+    shape = (4, 3, 1, 8, 8) if frames else (3, 1, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    expected, layers = _shown(torch.randn(shape, generator=generator))
+    dense = [name for name, entry in layers.items() if entry["kind"] == "MAC"]
+    assert dense == ["stem.conv"] and expected.macs > 0
+    for image in (torch.full(shape, scale), scale * torch.randint(0, 2, shape, generator=generator)):
+        total, layers = _shown(image)
+        assert total.macs == expected.macs
+        assert [name for name, entry in layers.items() if entry["kind"] == "MAC"] == dense
+
+
+def test_silent_and_averaged_spikes_stay_additions():
+    """A layer that never sees a spike costs nothing, and no multiply-adds."""
+    total, layers = _shown(torch.zeros(2, 1, 8, 8), words=["neuron.v_threshold=50"])
+    assert total.acs == sum(entry["operations"] for entry in layers.values() if entry["kind"] == "neuron")
+    assert layers["head.fc"]["kind"] == "AC" and layers["head.fc"]["rate"] == 0
+    assert "MAC" in RULE and "\n" not in RULE
