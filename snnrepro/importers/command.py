@@ -9,6 +9,7 @@ from snnrepro.checks import user_path
 from snnrepro.compose import compose_run, to_yaml
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.importers.foreign import naming, read_state
 from snnrepro.importers.official import convert_official, load_official
 from snnrepro.importers.torchvision import convert_torchvision, load_torchvision
 from snnrepro.runs import IMPORTED, write_config
@@ -60,18 +61,15 @@ def _count(word: str) -> int:
 def _import(run: RunConfig, file: Path, batches: int) -> Path:
     """Writes ``imported/<name>-<digest>/`` with the configuration and the converted state; returns the checkpoint."""
     from snnrepro.build import build_model
-    from snnrepro.importers.official import read_official
     from snnrepro.train.checkpoint import Checkpoints
 
     convert, load = _LOADERS[run.model.arch]
-    state = read_official(file)
-    converted = convert(state)
-    if not {"stem.conv.weight", "head.fc.weight"} <= set(converted):
-        raise StorageError(f"{file}: the first convolution or the classifier is missing")
-    # The head pools globally, so the network needs the images' channels only, not their size.
-    in_shape = (converted["stem.conv.weight"].shape[1], 32, 32)
-    model = build_model(run, in_shape=in_shape, num_classes=len(converted["head.fc.weight"]))
-    load(model, state)
+    state = read_state(file)
+    with naming(file):
+        channels, num_classes = _sizes(convert(state))
+        # The head pools globally, so the network needs the images' channels only, not their size.
+        model = build_model(run, in_shape=(channels, 32, 32), num_classes=num_classes)
+        load(model, state)
     if batches:
         _recalibrate(run, model, batches)
     folder = Path(run.runtime.output_dir) / IMPORTED / f"{file.name.partition('.')[0]}-{_digest(file, run, batches)}"
@@ -79,6 +77,19 @@ def _import(run: RunConfig, file: Path, batches: int) -> Path:
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(0, {"run": folder.name, "model": model.state_dict()}, [])
     return checkpoints.file(0)
+
+
+def _sizes(converted: dict[str, Any]) -> tuple[int, int]:
+    """Returns channels and classes of a converted state. Raises StorageError where it does not tell."""
+    sizes = []
+    for name, ndim, axis in (("stem.conv.weight", 4, 1), ("head.fc.weight", 2, 0)):
+        if name not in converted:
+            raise StorageError(f"{name}: missing, the first convolution or the classifier")
+        shape = tuple(converted[name].shape)
+        if len(shape) != ndim or 0 in shape:
+            raise StorageError(f"{name}: {shape} are not the sizes of its weights")
+        sizes.append(shape[axis])
+    return sizes[0], sizes[1]
 
 
 def _digest(file: Path, run: RunConfig, batches: int) -> str:

@@ -6,14 +6,14 @@ The running mean is a plain attribute there, so no checkpoint holds it.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snnrepro.errors import ConfigError, StorageError
-from snnrepro.importers.translate import rename, require_fit
+from snnrepro.errors import ConfigError
+from snnrepro.importers.foreign import load_checked, tensors_of
+from snnrepro.importers.translate import renamed, require_fit
 from snnrepro.neurons import spiking_layers
 
 # SpikingJelly's container named its parts module.0, module.1 (one part: module); newer versions name them 0, 1.
@@ -38,40 +38,24 @@ def convert_official(state: Mapping[str, Any]) -> dict[str, Tensor]:
     Takes both released formats: the plain state, and the dictionary that has it under ``state_dict``. Raises
     StorageError naming a key that is not of that network.
     """
-    state = state.get("state_dict", state)
-    converted: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        name = rename(key.removeprefix("module."), _NAMES, "the released ResNet-19")
+    names = [(f"(?:module\\.)?{pattern}", ours) for pattern, ours in _NAMES]
+    converted = renamed(tensors_of(state), names, "the released ResNet-19")
+    for name, tensor in converted.items():
         # The scalars of a neuron are 0-d here, whatever shape of one element they were saved with.
-        scalar = name.endswith("_raw") and isinstance(tensor, Tensor) and tensor.numel() == 1
-        converted[name] = tensor.reshape(()) if scalar else tensor
+        if name.endswith("_raw") and tensor.numel() == 1:
+            converted[name] = tensor.reshape(())
     for name in [name for name in converted if name.endswith(".tau_raw")]:
         converted[name.replace("tau_raw", "u_init")] = torch.zeros(())
     return converted
-
-
-def read_official(file: Path) -> dict[str, Any]:
-    """Returns what the released code saved in ``file``; nothing in it is executed. Raises StorageError."""
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise StorageError(f"{file}: cannot read: {error.strerror}") from None
-    except Exception as error:
-        # torch raises many types here; the first line says which content was refused.
-        raise StorageError(f"{file}: refused: {str(error).strip().splitlines()[0]}") from None
-    if not isinstance(state, Mapping):
-        raise StorageError(f"{file}: holds a {type(state).__name__}, not a dictionary of tensors")
-    return dict(state)
 
 
 def load_official(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Loads the released network's ``state`` into a ``ResNet19`` with ``head=official``; warns in one line.
 
     Raises ConfigError where the network's neurons are not those of the checkpoint, and StorageError naming the first
-    parameter that is missing, unknown or of another shape.
+    parameter that is missing, unknown, of another shape or without sense.
     """
-    names = state.get("state_dict", state)
-    family = "rs_sg" if any(name.endswith(".z") for name in names) else "trsg"
+    family = "rs_sg" if any(name.endswith(".z") for name in tensors_of(state)) else "trsg"
     for name, layer in spiking_layers(model):
         if layer.family != family:
             raise ConfigError(f"{name}: family={layer.family}, the checkpoint's neurons are {family}: neuron={family}")
@@ -79,7 +63,7 @@ def load_official(model: nn.Module, state: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: the checkpoint's neurons reset softly: neuron.reset=soft")
     converted = convert_official(state)
     require_fit(converted, model)
-    model.load_state_dict(converted)
+    load_checked(model, converted)
     print(
         "warning: the checkpoint holds no running means: every u_init is 0; recalibrate on training data to fill them"
     )

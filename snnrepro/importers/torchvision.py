@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snnrepro.importers.translate import rename, require_fit
+from snnrepro.importers.foreign import load_checked, tensors_of
+from snnrepro.importers.translate import renamed, require_fit
 
 _NAMES = [
     (r"conv1\.weight", "stem.conv.weight"),
@@ -24,14 +25,14 @@ _OF_NEURONS = ("v_threshold_raw", "tau_raw", "u_init")
 
 def convert_torchvision(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns torchvision's ``resnet34`` state under our names. Raises StorageError naming a foreign key."""
-    return {rename(key, _NAMES, "torchvision's ResNet-34"): tensor for key, tensor in state.items()}
+    return renamed(tensors_of(state), _NAMES, "torchvision's ResNet-34")
 
 
 def load_torchvision(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Loads torchvision's ``resnet34`` ``state`` into a ``ResNet34`` and leaves its neurons alone.
 
-    Raises StorageError naming the first parameter that is missing, unknown or of another shape.
+    Raises StorageError naming the first parameter that is missing, unknown, of another shape or without sense.
     """
     converted = convert_torchvision(state)
     require_fit(converted, model, _OF_NEURONS)
-    model.load_state_dict(converted, strict=False)
+    load_checked(model, converted)

@@ -92,12 +92,20 @@ def make_layer(
     )
 
 
-def rename(key: str, names: Sequence[tuple[str, str]], program: str) -> str:
-    """Returns our name of a parameter: the first (pattern, ours) that matches ``key`` whole. Raises StorageError."""
-    for pattern, ours in names:
-        if match := re.fullmatch(pattern, key):
-            return match.expand(ours)
-    raise StorageError(f"{key}: not a parameter of {program}")
+def renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], program: str) -> dict[str, Tensor]:
+    """Returns ``state`` under our names: of every key that of the first (pattern, ours) which matches it whole.
+
+    Raises StorageError naming a key that matches none, or has the same name here as another one.
+    """
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        match = next((m.expand(ours) for pattern, ours in names if (m := re.fullmatch(pattern, key))), None)
+        if match is None:
+            raise StorageError(f"{key}: not a parameter of {program}")
+        if match in found:
+            raise StorageError(f"{key}: a second {match}")
+        found[match] = tensor
+    return found
 
 
 def require_fit(converted: Mapping[str, Tensor], model: nn.Module, left_alone: tuple[str, ...] = ()) -> None:

@@ -12,7 +12,7 @@ from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.importers import convert_official, load_official, recalibrate
 from snnrepro.importers.command import main as command
-from snnrepro.importers.official import read_official
+from snnrepro.importers.foreign import read_state
 from snnrepro.neurons import spiking_layers
 from snnrepro.train.checkpoint import load_file
 
@@ -150,10 +150,10 @@ def test_the_command_refuses_in_one_line(digits_file, tmp_path):
         command(words(tmp_path / "none.pth", tmp_path))
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(StorageError, match=r"text.pth: refused: ."):
-        read_official(tmp_path / "text.pth")
+        read_state(tmp_path / "text.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(StorageError, match="holds a list"):
-        read_official(tmp_path / "list.pth")
+        read_state(tmp_path / "list.pth")
     colour = tmp_path / "colour.pth"
     torch.save(released(classes=10).float().state_dict(), colour)
     with pytest.raises(ConfigError, match=r"1 channels and 10 classes, the checkpoint has 3 and 10"):
