@@ -111,6 +111,7 @@ def test_classifier_of_every_head(head):
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
+@pytest.mark.advice("use pretrained=False or checkpoint_path=FILE")
 def test_checkpoint_path_restores_weights_and_u_init(tmp_path):
     torch.manual_seed(0)
     trained = narrow(img_size=8)

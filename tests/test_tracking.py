@@ -236,6 +236,7 @@ def test_push_takes_figures_and_claims(tmp_path, fake):
     assert [init["group"] for init in _of(calls(), "init")] == ["figures", "tables"]
 
 
+@pytest.mark.advice("name at least one run folder or table, such as outputs/runs/RUN_ID")
 def test_push_replays_a_run_as_one_clean_run(finished, fake, run):
     calls = fake()
     assert replay.push([finished]) == 0

@@ -35,8 +35,10 @@ def analyse(folder: Path, timesteps: int | None = None) -> Analysis:
     is not finished or its checkpoints are gone.
     """
     record = read_record(folder)
-    if record is None or record["status"] != "done":
+    if record is None:
         raise StorageError(f"{folder}: not a finished run; train it first")
+    if record["status"] != "done":
+        raise StorageError(f"{folder}: the run diverged, its numbers are not finite: nothing to analyse")
     run = read_config(folder)
     steps = run.timesteps if timesteps is None else timesteps
     file = folder / (FILE if steps == run.timesteps else f"analysis_T{steps}.json")
@@ -74,7 +76,7 @@ def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
         found["energy"] = _energy(run, model, data, device)
         found["cosine"] = _cosines(run, model, data, device)
         per_epoch = -(-len(data.train) // run.batch_size)
-        for name, epoch in (("first", 1), ("middle", run.epochs // 2)):
+        for name, epoch in (("first", 1), ("middle", max(1, run.epochs // 2))):
             _load(model, checkpoints, [per_epoch * epoch])
             found[f"gradients_{name}"] = gradients.gradient_statistics(
                 model, _training(run, data, device), build_loss(run), run.timesteps
@@ -90,7 +92,8 @@ def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
 def _load(model: nn.Module, checkpoints: Checkpoints, steps: list[int]) -> None:
     if not steps or steps[0] not in checkpoints.steps():
         raise StorageError(
-            f"{checkpoints.folder}: the checkpoint of step {steps or 'any'} is gone; train the run again"
+            f"{checkpoints.folder}: the checkpoint of {f'step {steps[0]}' if steps else 'any step'} is gone; "
+            "remove the run's folder and train it again"
         )
     load_weights(model, checkpoints.file(steps[0]))
 

@@ -65,5 +65,6 @@ def load_official(model: nn.Module, state: Mapping[str, Any]) -> None:
     require_fit(converted, model)
     load_checked(model, converted)
     print(
-        "warning: the checkpoint holds no running means: every u_init is 0; recalibrate on training data to fill them"
+        "warning: the checkpoint holds no running means: every u_init is 0; "
+        "fill them from training data: recalibrate=BATCHES"
     )

@@ -120,6 +120,7 @@ def test_a_damaged_file_is_named_with_the_fix(tree, which, fault):
     assert "dataset.download=true" in message and str(root / archive.filename) in message
 
 
+@pytest.mark.advice("add dataset.download=true, which fetches {} or unpacks {} where you put it")
 def test_download_unpacks_an_archive_that_is_there_without_network(tree, requests):
     name, root, archive, _ = tree
     expected = build(name, root).digest

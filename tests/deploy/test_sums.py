@@ -88,6 +88,7 @@ def test_average_of_a_sum_is_split_and_maximum_is_not(generic):
         absorb(generic(SEW(nn.MaxPool2d(2))))
 
 
+@pytest.mark.advice("cannot be split by source; tie their thresholds")
 def test_maximum_of_a_tied_sum(generic):
     model = tie(generic(SEW(nn.MaxPool2d(2))), STREAM)
     assert_same_spikes(model, absorb(model), images(4, 3, 8, 8), 4)

@@ -48,6 +48,7 @@ def undisturbed(tmp_path_factory):
     return digest(folder)
 
 
+@pytest.mark.advice("lost rank {} (ended, or hangs): {}; the same command resumes")
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -117,6 +118,7 @@ def alive(pid):
     return False
 
 
+@pytest.mark.advice("stopped by {}, state saved; the same command resumes")
 def test_a_signal_to_our_own_launcher_saves_and_exits_75(tmp_path):
     line = command("train", *WORDS, "runtime.processes=2", "epochs=500")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -128,10 +130,18 @@ def test_a_signal_to_our_own_launcher_saves_and_exits_75(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert "state saved; the same command resumes" in err
+    again = subprocess.Popen(line, cwd=tmp_path, env=env(), text=True, **pipes)
+    assert any(out.startswith("resuming at epoch") for out in again.stdout)
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
 
 
+@pytest.mark.advice("without torchrun, add runtime.processes=N")
 def test_sweeps_are_refused_under_torchrun(tmp_path):
     line = [*TORCHRUN, "-m", "snnrepro", "train", "-m", *WORDS, "seed=0,1"]
     found = subprocess.run(line, cwd=tmp_path, env=env(), text=True, capture_output=True, timeout=60)
     assert found.returncode != 0
     assert found.stderr.count("error: -m: a sweep starts the processes of its runs itself") == 1
+    line = command("train", "-m", *WORDS, "seed=0,1", "runtime.processes=2")
+    found = subprocess.run(line, cwd=tmp_path, env=env(), text=True, capture_output=True, timeout=120)
+    assert found.returncode == 0 and "2 runs" in found.stdout, found.stderr

@@ -116,6 +116,7 @@ def _train_seconds(path) -> float:
     return record["timing"]["train_seconds"]
 
 
+@pytest.mark.advice("stopped by {} {}, state saved; the same command resumes")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_stops_and_the_same_command_resumes(number, tiny, tmp_path):

@@ -83,6 +83,7 @@ def test_a_full_disk_ends_with_one_line_and_nothing_half_written(tiny, tmp_path)
     assert result.returncode == 0, "the same command works once there is room"
 
 
+@pytest.mark.advice("the same command goes on from here")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_sweep_goes_on_where_it_was(number, tiny, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults.messages import changed, settings_in
 from importers.released import NewParts, Parts, Released
 
 from snnrepro.build import build_model
@@ -82,6 +83,15 @@ def test_what_does_not_fit_is_refused_by_name():
         convert_official({"layer4.0.conv3.bias": torch.zeros(1)})
 
 
+@pytest.mark.advice("the checkpoint's neurons are {}: neuron={}", "neurons reset softly: neuron.reset=soft")
+@pytest.mark.parametrize("wrong", ["neuron=as_sg", "neuron=rs_sg", "neuron.reset=hard"])
+def test_neurons_that_the_message_names_fit(wrong):
+    state = released().state_dict()
+    with pytest.raises(ConfigError) as caught:
+        load_official(ours(wrong), state)
+    load_official(ours(*changed([wrong], *settings_in(str(caught.value)))), state)
+
+
 def test_recalibration_moves_the_running_means_and_nothing_else():
     model = ours("neuron=trsg", "model.dropout=0.5")
     load_official(model, released().state_dict())
@@ -126,10 +136,11 @@ def words(file, tmp_path, *more):
     return [str(file), *SMALL, f"runtime.output_dir={tmp_path}", *more]
 
 
+@pytest.mark.advice("fill them from training data: recalibrate=BATCHES", "write a whole number of batches, at least 1")
 def test_the_command_writes_what_evaluate_takes(digits_file, tmp_path, capsys):
     assert main(["import-checkpoint", *words(digits_file, tmp_path)]) == 0
     plain = capsys.readouterr().out
-    assert "holds no running means" in plain
+    assert "every u_init is 0; fill them from training data: recalibrate=BATCHES" in plain
     line = next(line for line in plain.splitlines() if line.startswith("python evaluate.py"))
     assert main(["evaluate", *line.split()[2:], "timesteps=1,3"]) == 0
     assert "timesteps=3: top-1" in capsys.readouterr().out
