@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
+from snnrepro import io
 from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
 from snnrepro.compose import complete, compose_run, folders_of, groups, show, to_yaml
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     try:
+        io.require_working_folder()
         code = _command(words)
         sys.stdout.flush()
         return code
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has enough. Python would complain again when it closes the stream at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
+        if not words or {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
             return 0
         return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
     except OSError as error:

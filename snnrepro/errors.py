@@ -65,5 +65,9 @@ def report(error: UserError) -> int:
     """Prints the error as one line and returns the exit code."""
     if error.common and os.environ.get("RANK", "0") != "0":
         return error.exit_code
-    print(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}", file=sys.stderr, flush=True)
+    try:
+        print(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}", file=sys.stderr, flush=True)
+    except OSError:
+        # Nobody can read it, as on a full disk. Left in the buffer, it would change the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return error.exit_code

@@ -33,6 +33,14 @@ def cache_home() -> Path:
     return Path(user_path("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "snnrepro")
 
 
+def require_working_folder() -> None:
+    """Raises StorageError where the folder that the process was started in is gone: relative paths mean nothing."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise StorageError(f"working folder: {error.strerror}; change to a folder that exists (cd)") from None
+
+
 def make_dir(path: Path) -> None:
     """Creates ``path`` and its parents. Raises StorageError."""
     try:
