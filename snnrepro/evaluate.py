@@ -1,5 +1,6 @@
 """``evaluate.py``: a finished run once more, from its own folder, at the same or at other timesteps."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from snnrepro.runs import read_config, read_record
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from snnrepro.data import Data
 
 WEIGHTS = ("final", "best")
 # What may differ from the run that is evaluated: where things are and how it executes.
@@ -95,12 +98,14 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
         return file.absolute().parent.parent, file
     runs = Path(user_path("runtime.output_dir", given.get("runtime.output_dir", "outputs"))) / "runs"
     folder = runs / given["run"]
-    if not stored.exists(folder):
-        known = [path.name for path in stored.listed(runs)]
+    known = [path.name for path in stored.listed(runs)]
+    if given["run"] not in known:
         raise StorageError(f"run={given['run']}: no such run in {runs}{nearest(given['run'], known)}")
     record = read_record(folder)
-    if record is None or record["final"] is None:
+    if record is None:
         raise StorageError(f"run={given['run']}: not finished; train it first, or give checkpoint=FILE")
+    if record["final"] is None:
+        raise StorageError(f"run={given['run']}: it diverged in its first epoch: nothing to evaluate")
     from snnrepro.train.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -115,11 +120,9 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
 
 
 def _timesteps(text: str) -> list[int]:
-    try:
-        values = [int(item) for item in text.strip("[]").split(",")]
-    except ValueError:
-        values = []
-    if not values or min(values) < 1 or max(values) > 1024:
+    written = re.fullmatch(r"\[?([0-9]{1,9}(?:,[0-9]{1,9})*)\]?", text)
+    values = [int(item) for item in written[1].split(",")] if written else [0]
+    if min(values) < 1 or max(values) > 1024:
         raise ConfigError(f"timesteps={text}: write whole numbers from 1 to 1024, such as timesteps=1,2,4")
     return values
 
@@ -133,6 +136,8 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None)
     device = set_up(run.runtime, run.seed)
     # Recordings of events are cut into as many frames as there are steps.
     data = build_dataset(replace(run, timesteps=timesteps))
+    if timesteps == run.timesteps or run.dataset.name not in EVENT_DATASETS:
+        _compare(data, file)
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     load_weights(model, file)
     return evaluate(
@@ -143,6 +148,17 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None)
         device=device,
         runtime=run.runtime,
     )
+
+
+def _compare(data: "Data", file: Path) -> None:
+    """Says in one line where the data are not those that the run of the checkpoint was trained and tested on."""
+    record = read_record(file.absolute().parent.parent)
+    logged = data.digest if record is None else record["data"]["digest"]
+    if data.digest != logged:
+        print(
+            f"warning: the data of this run have changed: digest {data.digest[:12]}, {logged[:12]} when it was "
+            "trained: accuracies are not comparable"
+        )
 
 
 def _absorb(model: "nn.Module", folder: Path, file: Path) -> "nn.Module":
