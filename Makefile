@@ -6,6 +6,10 @@ ARGS   ?=
 ALL    := table1 table2 table3 table4 table5 table6 table7 table8 table9 table10 table11 table12 table13 mp_init
 STAMP  := $(VENV)/.snnrepro-installed
 
+ifneq ($(words $(VENV)),1)
+$(error VENV='$(VENV)': make knows no folders with spaces or without a name; set VENV to another one)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-fast bench lint readme clean-runs plan claims reproduce report $(ALL)
 

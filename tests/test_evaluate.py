@@ -74,7 +74,7 @@ def test_a_run_that_diverged_at_once_has_nothing_to_evaluate(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "1025", "1000000", "abc", "1,,2", "1.5", "9" * 5000, "1e2", "１", "1_0", "1,", "true"]
+    "text", ["0", "-1", "1025", "1000000", "abc", "1,,2", "1.5", "9" * 5000, "1e2", "\uff11", "1_0", "1,", "true"]
 )
 def test_timesteps_are_whole_numbers(run, capsys, text):
     code, _, err = evaluate(capsys, run, f"timesteps={text}")

@@ -1,9 +1,12 @@
 """The loader: batched fetches, worker processes that change nothing but the speed."""
 
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from snnrepro.data.images import ImageSet
 from snnrepro.data.order import EpochOrder
-from snnrepro.errors import DataError
+from snnrepro.errors import DataError, UserError
 
 
 def _as_is(batch: Any) -> Any:
@@ -28,6 +31,9 @@ class _Loader(DataLoader):
             return
         try:
             yield from self._start_workers()
+        except UserError as error:
+            # torch puts the worker's traceback in front. What is wrong with a file is so without workers too.
+            raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2]) from None
         except Exception as error:
             reason = str(error).strip().splitlines()[-1]
             raise DataError(
@@ -47,6 +53,16 @@ class _Loader(DataLoader):
             signal.signal(signal.SIGCHLD, handler)
 
 
+def _end_where_batches_are_lost(_worker: int) -> None:
+    """Makes a worker end that cannot hand a batch over, as where shared memory is full; it would be waited for."""
+
+    def end(error: Exception, _batch: object) -> None:
+        print(f"loader: {str(error).strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
+
+
 def loader(dataset: ImageSet, order: EpochOrder, *, workers: int, pin_memory: bool) -> DataLoader:
     """Returns the loader of (images uint8 (B, C, H, W), labels int64 (B,)) in the given order.
 
@@ -57,6 +73,7 @@ def loader(dataset: ImageSet, order: EpochOrder, *, workers: int, pin_memory: bo
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_as_is,
+        worker_init_fn=_end_where_batches_are_lost,
         pin_memory=pin_memory,
         # The system's own way to start processes: joblib's workers bring one as the default that DataLoader cannot use.
         multiprocessing_context=multiprocessing.get_all_start_methods()[0] if workers else None,

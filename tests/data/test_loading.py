@@ -119,6 +119,43 @@ def test_a_raising_worker_is_a_data_error_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+def damaged_at_index_49(images, epoch, index):
+    if 49 in index:
+        raise DataError("image 49: not a readable image: truncated")
+    return images
+
+
+@pytest.mark.slow  # torch waits 5 s for a worker that has raised
+def test_what_is_wrong_with_a_file_is_said_as_without_workers():
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            collect(make_set(damaged_at_index_49), EpochOrder(50, seed=None, batch_size=8), workers)
+        assert str(caught.value) == "image 49: not a readable image: truncated"
+
+
+class NotShared(torch.Tensor):
+    """Stands in for a batch that shared memory has no room for."""
+
+    def __reduce_ex__(self, protocol):
+        raise RuntimeError("unable to allocate shared memory")
+
+
+class Unshared(ImageSet):
+    def __getitems__(self, keys):
+        images, labels = super().__getitems__(keys)
+        return images.as_subclass(NotShared), labels
+
+
+@pytest.mark.slow  # torch looks after its workers every 5 s
+def test_a_batch_that_cannot_be_handed_over_ends_the_worker_and_is_not_waited_for(capfd):
+    dataset, order = make_set(), EpochOrder(50, seed=None, batch_size=8)
+    dataset.__class__ = Unshared
+    with pytest.raises(DataError, match=r"dataset=digits: .*worker.*exited unexpectedly.*; runtime.workers=0 loads"):
+        collect(dataset, order, workers=1)
+    assert "loader: unable to allocate shared memory" in capfd.readouterr().err
+    assert len(collect(dataset, order)) == 7
+
+
 def test_without_workers_an_error_stays_what_it_is():
     with pytest.raises(ValueError, match="image 49"):
         collect(make_set(fail_at_index_49), EpochOrder(50, seed=None, batch_size=8))

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, command, env
@@ -12,7 +11,6 @@ from faults.messages import PACKAGE
 
 from snnrepro import runtime
 from snnrepro.compose import compose_run
-from snnrepro.runs import read_record, run_path
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path):
     gone = tmp_path / "gone"
     for remove, code in (("rmdir ../gone; ", 5), ("", 0)):
         gone.mkdir()
-        line = f"cd {gone}; {remove}exec {sys.executable} -m snnrepro data check digits"
+        line = f"cd {gone}; {remove}exec {sys.executable} -m snnrepro evaluate --help"
         found = subprocess.run(["sh", "-c", line], env=env(), capture_output=True, text=True)
         assert found.returncode == code, found.stderr
         assert code == 0 or (found.stderr.startswith("error: working folder: ") and found.stderr.count("\n") == 1)
@@ -77,3 +75,47 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path):
 def test_the_exit_code_says_what_was_wrong_where_no_line_can_be_written(tmp_path, to):
     with open(to, "w") as stderr:
         assert subprocess.run(command("train", "nosuch=1"), cwd=tmp_path, env=env(), stderr=stderr).returncode == 2
+
+
+@pytest.mark.parametrize("folder, code", [("a b", 2), ("", 2), ("ab", 0)])
+def test_make_names_a_folder_that_it_cannot_use(folder, code):
+    line = ["make", "--dry-run", f"VENV={folder}", "train"]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == code
+    assert code == 0 or (f"VENV='{folder}'" in found.stderr and found.stderr.count("\n") == 1 and not found.stdout)
+
+
+@pytest.mark.parametrize("says, wanted", [("3.10.1", "Python 3.11 or newer is needed, python3 is Python 3.10.1"),
+                                          (None, "python3 not found; install Python 3.11 or newer")])  # fmt: skip
+def test_make_says_which_python_it_needs(tmp_path, says, wanted):
+    for name in ("make", "sh", "awk"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    if says:
+        (tmp_path / "python3").write_text(f'#!/bin/sh\n[ "$1" = -V ] && echo Python {says} && exit\nexit 1\n')
+        (tmp_path / "python3").chmod(0o755)
+    line = ["make", f"VENV={tmp_path}/venv", "setup"]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert found.returncode == 2 and f"error: {wanted}" in found.stdout
+
+
+def test_nothing_reads_docstrings_or_relies_on_asserts_for_users():
+    """Both are gone under -OO: usage texts are strings of their own, and what users do wrong is an error."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        assert "__doc__" not in path.read_text(), path
+    found = subprocess.run(
+        [sys.executable, "-OO", "-m", "snnrepro", "evaluate"], env=env(), capture_output=True, text=True
+    )
+    assert found.stdout.startswith("usage: python evaluate.py")
+
+
+def test_a_sweep_without_a_folder_for_temporary_files_is_one_line(tmp_path, monkeypatch, tiny):
+    from snnrepro import jobs
+    from snnrepro.errors import StorageError
+
+    def refuse(*_, **__):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(jobs.tempfile, "NamedTemporaryFile", refuse)
+    run = compose_run(tiny)
+    with pytest.raises(StorageError, match="cannot start a run: No usable temporary directory"):
+        jobs.run_jobs([jobs.Job(tiny, run)])
