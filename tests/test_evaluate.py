@@ -65,6 +65,12 @@ def test_a_folder_that_is_no_run_is_not_one_to_train_first(run, capsys, name):
     assert f"error: run={name}: no such run in " in capsys.readouterr().err
 
 
+def test_a_folder_without_a_configuration_is_not_advised(run, capsys):
+    (run.parent / "other").mkdir()
+    code, _, err = evaluate(capsys, run.parent / "other")
+    assert code == 5 and "no such run" in err and "did you mean" not in err
+
+
 def test_a_run_that_diverged_at_once_has_nothing_to_evaluate(run, capsys):
     record = json.loads((run / "record.json").read_text())
     (run / "record.json").write_text(json.dumps({**record, "status": "diverged", "final": None, "best": None}))

@@ -86,7 +86,7 @@ def _run(table: Table, scale: str, cells: Sequence[Cell], missing: Sequence[Job]
             _write(table, scale, cells, extra)
         raise DataError(
             f"{table.name} at paper scale cannot run here: {'; '.join(reasons)}; nothing was started; "
-            f"`make {table.name} SCALE=mini` runs it on embedded data"
+            f"snnrepro table {table.name} --scale mini runs it on embedded data"
         )
     run_jobs(list(missing))
 

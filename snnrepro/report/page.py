@@ -55,7 +55,8 @@ def main(words: list[str]) -> int:
     claims = CLAIMS.read(claims_file)["claims"] if stored.exists(claims_file) else []
     figures = [path for path in stored.listed(output / "figures") if path.match(f"fig*_{args.scale}.png")]
     if not documents and not claims:
-        raise StorageError(f"{output / 'tables'}: no table of scale {args.scale}; make reproduce SCALE={args.scale}")
+        table = f"snnrepro table NAME --scale {args.scale}"
+        raise StorageError(f"{output / 'tables'}: no table of scale {args.scale}; make one first: {table}")
     html = output / f"report_{args.scale}.html"
     jobs = Jobs(args.scale, extra)
     others = [job.path.name for job in [*jobs_of_claims(jobs), *jobs_of_figures(jobs)]]

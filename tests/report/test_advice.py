@@ -2,11 +2,9 @@
 
 import re
 import shutil
-import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT
 
 from snnrepro import report
 from snnrepro.compose import compose_run
@@ -73,18 +71,17 @@ def test_a_damaged_record_is_made_again_where_its_folder_is_removed(small, words
     assert table(*words) == 0 and file.exists()
 
 
-@advice("nothing was started; `make {} SCALE=mini` runs it on embedded data", "make reproduce SCALE={}")
-def test_commands_of_make_are_targets(small, words, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_lacks_gpu", lambda *_: True, raising=False)
+@advice("nothing was started; snnrepro table {} --scale mini runs it", "make one first: {}")
+def test_a_table_is_made_as_the_messages_say(small, words, started, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_has_gpu", lambda: False)
     with pytest.raises(DataError) as caught:
-        report.main(["table1", "--scale", "paper", *words])
+        report.main(["table1", *words, f"dataset.root={tmp_path}"])
     with pytest.raises(StorageError) as other:
-        page.main([f"runtime.output_dir={tmp_path}"])
+        page.main(words)
     for message in (str(caught.value), str(other.value)):
-        target = re.search(r"make (\w+ SCALE=mini)", message)[1].split()
-        line = ["make", "--dry-run", "--always-make", "VENV=/usr", *target]
-        found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-        assert found.returncode == 0 and "-m snnrepro" in found.stdout, found.stderr
+        line = re.search(r"snnrepro table (\w+ --scale mini)", message)[1].replace("NAME", "table1").split()
+        assert report.main([*line, *words]) == 0
+    assert (tmp_path / "outputs/tables/table1_mini.json").exists(), "what a report is made of"
 
 
 @advice("must occur once, found {}; close it with {}", "is not closed; add a line {}")

@@ -76,7 +76,9 @@ def test_the_plan_lists_commands_and_starts_nothing(small, words, nothing_starts
 
 def test_paper_scale_starts_nothing_without_gpu_and_data(small, words, nothing_starts, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(machine, "_has_gpu", lambda: False)
-    with pytest.raises(DataError, match=r"no CUDA GPU; .*cifar.*nothing was started; `make table1 SCALE=mini`") as info:
+    with pytest.raises(
+        DataError, match=r"no CUDA GPU; .*cifar.*nothing was started; snnrepro table table1 --scale mini runs"
+    ) as info:
         report.main(["table1", *words, f"dataset.root={tmp_path}"])
     assert info.value.exit_code == 4
     assert "9 distinct runs, 0 done, 9 missing\nnot run: later: dataset not built yet\ncost: hours" in (

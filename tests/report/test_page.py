@@ -84,5 +84,5 @@ def test_cost_counts_every_run_once(output):
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
-    with pytest.raises(StorageError, match="no table of scale mini; make reproduce SCALE=mini"):
+    with pytest.raises(StorageError, match="no table of scale mini; make one first: snnrepro table NAME --scale mini"):
         page.main([f"runtime.output_dir={tmp_path}"])
