@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,25 +21,29 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from snnrepro import io, stored
-from snnrepro.errors import StorageError
+from snnrepro.errors import DataError, StorageError
 from snnrepro.stored import Kind, exact
 from snnrepro.system import lock, usable_cores
 
 # Raised when the code changes what a recording turns into.
-VERSION = 1
+VERSION = 2
 _CHUNK = 64
+
 
 
 @exact
 class Meta(TypedDict):
-    """``meta.json``: the digest of the array, and what determines it."""
+    """``meta.json``: the digest of the array, what determines it, and what has to be said about recordings."""
 
     sha256: str
     content: dict[str, Any]
+    remarks: list[str]
 
 
 META: Kind[Meta] = Kind(Meta, "remove the folder, it is made again")
-Make = Callable[[np.ndarray], np.ndarray]
+# Frames, and what has to be said about some of them, a line each.
+Made = tuple[np.ndarray, list[str]]
+Make = Callable[[np.ndarray], Made]
 
 
 def cached_frames(
@@ -46,25 +51,30 @@ def cached_frames(
 ) -> tuple[np.ndarray, str]:
     """Returns frames float16 (count, *shape), mapped from disk, and their hex sha256; makes them where missing.
 
-    content: plain values that determine the frames. make(index (n,)) -> (n, *shape), a function that can be sent to
-    other processes. A cache that is damaged is reported and made again. Raises StorageError when the disk refuses.
+    content: plain values that determine the frames. make(index (n,)) -> frames (n, *shape) and remarks, a function that
+    can be sent to other processes. The first remark is printed whenever the frames are used. A cache that is damaged is
+    reported and made again. Raises StorageError when the disk refuses.
     """
     name = hashlib.sha256(json.dumps({"version": VERSION, **content}, sort_keys=True).encode()).hexdigest()[:16]
     target = folder / name
     io.make_dir(folder)
     with _alone(folder / f"{name}.lock", target):
-        if (fault := _fault(target, count, shape)) is None:
-            frames, digest = _open(target), META.read(target / "meta.json")["sha256"]
-            if _digest(frames) == digest:
-                return frames, digest
-            fault = "its content does not match its digest"
-        if stored.exists(target):
-            print(f"warning: {target}: {fault}; making it again", flush=True)
-            _remove(target)
-        for left in io.abandoned(target):
-            _remove(left)
-        _build(target, dict(content), count, shape, make)
-    return _open(target), META.read(target / "meta.json")["sha256"]
+        found = _read(target, count, shape)
+        if isinstance(found, str):
+            if os.path.lexists(target):
+                print(f"warning: {target}: {found}; making it again", flush=True)
+                _remove(target)
+            for left in io.abandoned(target):
+                _remove(left)
+            _build(target, dict(content), count, shape, make)
+            found = _read(target, count, shape)
+            if isinstance(found, str):
+                raise StorageError(f"{target}: {found} although just made; check the disk")
+    frames, digest, remarks = found
+    if remarks:
+        others = f" (and {len(remarks) - 1} more recordings)" if len(remarks) > 1 else ""
+        print(f"warning: {remarks[0]}{others}", flush=True)
+    return frames, digest
 
 
 @contextmanager
@@ -84,29 +94,33 @@ def _alone(file: Path, target: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _fault(target: Path, count: int, shape: tuple[int, ...]) -> str | None:
-    if not stored.exists(target / "meta.json"):
+def _read(target: Path, count: int, shape: tuple[int, ...]) -> tuple[np.ndarray, str, list[str]] | str:
+    """Returns (frames, digest, remarks) of a cache, or in words what is wrong with it."""
+    # Opening a pipe would wait for its other end.
+    if not stored.exists(target / "meta.json") or not (target / "frames.npy").is_file():
         return "incomplete"
     try:
-        META.read(target / "meta.json")
-        frames = _open(target)
-    except (OSError, ValueError, StorageError):
+        meta = META.read(target / "meta.json")
+        digest, remarks = meta["sha256"], meta["remarks"]
+        # Copy on write: torch wants memory that it could write to.
+        frames = np.load(target / "frames.npy", mmap_mode="c", allow_pickle=False)
+        fits = frames.shape == (count, *shape) and frames.dtype == np.float16
+    except Exception:
+        # numpy's own, and those of the parsers below it: the file may hold anything.
         return "unreadable"
-    return None if frames.shape == (count, *shape) and frames.dtype == np.float16 else "of another shape"
+    if not fits:
+        return "of another shape"
+    return (frames, digest, remarks) if _digest(frames) == digest else "its content does not match its digest"
 
 
-def _remove(path: Path) -> None:
+def _remove(target: Path) -> None:
     try:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
     except OSError as error:
-        raise StorageError(f"{path}: cannot remove: {error.strerror}; check the folder and its rights") from None
-
-
-def _open(target: Path) -> np.ndarray:
-    if not (target / "frames.npy").is_file():
-        raise OSError("not a file")
-    # Copy on write: torch wants memory that it could write to.
-    return np.load(target / "frames.npy", mmap_mode="c")
+        raise StorageError(f"{target}: cannot remove: {error.strerror}; remove it, it is made again") from None
 
 
 def _digest(frames: np.ndarray) -> str:
@@ -124,24 +138,36 @@ def _build(target: Path, content: dict[str, Any], count: int, shape: tuple[int, 
         free = shutil.disk_usage(temporary).free
         if free < size:
             raise StorageError(f"{target}: {size / 1e9:.2f} GB of frames do not fit, {free / 1e9:.2f} GB are free")
-        frames = np.lib.format.open_memmap(temporary / "frames.npy", "w+", np.float16, (count, *shape))
+        file = temporary / "frames.npy"
+        frames = np.lib.format.open_memmap(file, "w+", np.float16, (count, *shape))
+        _reserve(file)
         print(f"making frames of {count} recordings, {size / 1e9:.2f} GB in {target}", flush=True)
-        done = 0
-        for part in _made(make, np.array_split(np.arange(count), -(-count // _CHUNK))):
+        done, remarks = 0, []
+        for part, said in _made(make, np.array_split(np.arange(count), -(-count // _CHUNK))):
             frames[done : done + len(part)] = part
             done += len(part)
+            remarks += said
             if sys.stderr.isatty():
                 print(f"\r{done}/{count}", end="" if done < count else "\n", file=sys.stderr, flush=True)
         frames.flush()
-        META.write(temporary / "meta.json", {"sha256": _digest(frames), "content": content})
+        META.write(temporary / "meta.json", {"sha256": _digest(frames), "content": content, "remarks": remarks})
         os.replace(temporary, target)
+    except BrokenProcessPool:
+        raise DataError(f"{target}: a process that made frames was ended, as by a lack of memory; try again") from None
     except OSError as error:
         raise StorageError(f"{target}: cannot write frames: {error.strerror}; check the disk") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _made(make: Make, chunks: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _reserve(file: Path) -> None:
+    # A mapped file has holes, and writing into one on a full disk would end the process without a word.
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+
+
+def _made(make: Make, chunks: list[np.ndarray]) -> Iterator[Made]:
     """Yields what ``make`` returns for each chunk, in order, from a process for each core where it is worth one."""
     cores = usable_cores()
     if cores == 1 or len(chunks) < 8:

@@ -1,6 +1,6 @@
 """Event datasets as frames: recordings of CIFAR10-DVS, and simulated ones of digits and of CIFAR-10."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 
 from snnrepro import io
 from snnrepro.data.events import files, simulate, slicing
-from snnrepro.data.events.cache import cached_frames
+from snnrepro.data.events.cache import Made, cached_frames
 from snnrepro.data.events.reader import READERS
 from snnrepro.data.events.splits import CLASSES
 from snnrepro.data.events.splits import load as load_split
@@ -90,14 +90,24 @@ def _grey(images: np.ndarray) -> np.ndarray:
     return np.rint(np.tensordot(images, _LUMA, (1, 0))).astype(np.uint8)
 
 
-def _read(index: np.ndarray, *, paths: list[Path], container: str, timesteps: int, by: str, size: int) -> np.ndarray:
+def _read(index: np.ndarray, *, paths: list[Path], container: str, timesteps: int, by: str, size: int) -> Made:
     torch.set_num_threads(1)
     read, _ = READERS[container]
-    frames = (slicing.to_frames(read(paths[i]), timesteps, by, 128) for i in index)
-    return np.stack([slicing.resize(one, size) for one in frames])
+    return _stored(((str(paths[i]), slicing.to_frames(read(paths[i]), timesteps, by, 128)) for i in index), size)
 
 
-def _simulate(index: np.ndarray, *, images: np.ndarray, camera: simulate.Camera, timesteps: int, by: str) -> np.ndarray:
+def _simulate(index: np.ndarray, *, images: np.ndarray, camera: simulate.Camera, timesteps: int, by: str) -> Made:
     torch.set_num_threads(1)
     events = simulate.record(images[index], index, 0, camera)
-    return np.stack([slicing.to_frames(one, timesteps, by, camera.sensor) for one in events]).astype(np.float16)
+    counts = (slicing.to_frames(one, timesteps, by, camera.sensor) for one in events)
+    return _stored(((f"simulated recording {i}", one) for i, one in zip(index, counts, strict=True)), camera.sensor)
+
+
+def _stored(counts: Iterable[tuple[str, np.ndarray]], size: int) -> Made:
+    """Returns frames (n, T, 2, size, size) of counts with the names of their recordings, and what was lost in them."""
+    frames, remarks = [], []
+    for source, one in counts:
+        frames.append(slicing.resize(one, size))
+        if remark := slicing.too_large(one):
+            remarks.append(f"{source}: {remark}")
+    return np.stack(frames), remarks

@@ -1,6 +1,7 @@
 """Event datasets from files to batches: splits, cache, damage; a run on frames."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -168,7 +169,11 @@ def test_damage_ends_in_one_line(root, what):
     assert not list(root.glob("frames/*.tmp.*")), "nothing half-made is left"
 
 
-@pytest.mark.parametrize("damage", ["bytes", "short", "no meta", "not an array"])
+DAMAGES = ["bytes", "short", "no meta", "not an array", "empty array", "objects", "another shape", "an archive", "pipe",
+           "folder in place of the array", "no JSON", "another JSON", "file in place of the folder"]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_reported_and_made_again(root, capsys, damage):
     first = build(root)
     (folder,) = (path.parent for path in root.glob("frames/*/meta.json"))
@@ -181,8 +186,21 @@ def test_a_damaged_cache_is_reported_and_made_again(root, capsys, damage):
         frames.write_bytes(frames.read_bytes()[:-100])
     elif damage == "no meta":
         (folder / "meta.json").unlink()
+    elif damage in ("not an array", "empty array"):
+        frames.write_bytes(b"nothing" if damage == "not an array" else b"")
+    elif damage in ("objects", "another shape"):
+        np.save(frames, np.array([{}] if damage == "objects" else [1.0]))
+    elif damage == "an archive":
+        with open(frames, "wb") as file:
+            np.savez(file, a=np.zeros(3))
+    elif damage == "file in place of the folder":
+        shutil.rmtree(folder)
+        folder.write_bytes(b"")
+    elif damage in ("no JSON", "another JSON"):
+        (folder / "meta.json").write_text("{" if damage == "no JSON" else "[]")
     else:
-        frames.write_bytes(b"nothing")
+        frames.unlink()
+        os.mkfifo(frames) if damage == "pipe" else frames.mkdir()
     capsys.readouterr()
     assert build(root).digest == first.digest
     assert "warning: " in capsys.readouterr().out
@@ -207,6 +225,30 @@ def test_a_full_or_forbidden_disk_is_one_line(root, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(files, "PER_CLASS", PER_CLASS)
     assert len(build(root).train), "with a disk that takes them the frames are made"
+
+
+def test_a_count_that_frames_cannot_hold_is_said_whenever_they_are_used(root, capsys):
+    suffix = READERS[root.name][1]
+    count = 2**13 + 1
+    many = (np.arange(count), np.full(count, 7), np.full(count, 9), np.ones(count, int))
+    for name in ("cat", "dog"):
+        content = aedat2(*many) if suffix == ".aedat" else aedat4(*many)
+        (root / name / f"cifar10_{name}_4{suffix}").write_bytes(content)
+    for _ in range(2):
+        data = build(root, "timesteps=1", "dataset.size=128", "dataset.crop_padding=0", "dataset.flip=false")
+        out = capsys.readouterr().out
+        assert out.count("warning:") == 1 and f"cifar10_cat_4{suffix}: a pixel has {count} events" in out
+        assert "(and 1 more recordings)" in out
+    assert data.train.images.max() == 2**13
+
+
+def test_a_process_that_dies_while_it_makes_frames_is_one_line(tmp_path, monkeypatch):
+    def die(*_):
+        raise cache.BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr(cache, "_made", die)
+    with pytest.raises(DataError, match="a process that made frames was ended"):
+        cache.cached_frames(tmp_path, {}, 3, (1, 2, 4, 4), lambda index: (index, []))
 
 
 def free_disk(monkeypatch, size):

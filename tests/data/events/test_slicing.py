@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from snnrepro.data.events.reader import in_order
-from snnrepro.data.events.slicing import boundaries, resize, to_frames
+from snnrepro.data.events.slicing import boundaries, resize, to_frames, too_large
+from snnrepro.errors import DataError
 
 
 def events(count, seed=0, sensor=16, latest=100_000):
@@ -86,3 +87,28 @@ def test_resize_is_bilinear_without_antialiasing():
     wrong = v2.functional.resize(torch.from_numpy(frames.astype(np.float32)), [48, 48], antialias=True).numpy()
     assert abs(wrong - expected).max() > 0.5, "control: antialiasing shows"
     np.testing.assert_array_equal(resize(frames, 128), frames)
+
+
+def at_one_pixel(count, x=3, p=1):
+    return in_order(np.arange(count), np.full(count, x), np.full(count, 5), np.full(count, p))
+
+
+@pytest.mark.parametrize("count", [2048, 2049, 65_535, 65_536, 70_000, 200_000])
+def test_counts_are_exact_and_what_float16_loses_is_said(count):
+    frames = to_frames(at_one_pixel(count), 1, "number", 16)
+    assert frames.sum() == count == frames[0, 1, 5, 3]
+    stored, said = resize(frames, 16).astype(np.float64), too_large(frames)
+    assert np.isfinite(stored).all() and abs(stored.max() - min(count, 65_504)) <= count / 2**11
+    assert (said is None) == (stored.max() == count == 2048)
+    assert said is None or (f"{count} events" in said and ("clipped" in said) == (count > 65_504))
+    assert np.isfinite(resize(frames, 8)).all()
+
+
+@pytest.mark.parametrize("by", ["number", "time"])
+def test_events_that_no_frame_holds_are_named(by):
+    assert (to_frames(at_one_pixel(9, p=-1), 2, by, 16) == to_frames(at_one_pixel(9, p=0), 2, by, 16)).all()
+    assert to_frames(at_one_pixel(0), 2, by, 16).sum() == 0
+    for stream, says in ((at_one_pixel(9, x=16), "x from 16 to 16"), (at_one_pixel(9, x=-1), "x from -1 to -1"),
+                         (at_one_pixel(9, p=7), "polarities 7")):  # fmt: skip
+        with pytest.raises(DataError, match=says):
+            to_frames(stream, 2, by, 16)
