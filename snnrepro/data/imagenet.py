@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from snnrepro.data.decode import decode
 from snnrepro.data.draw import AUGMENT, random_bits
 from snnrepro.data.images import ImageSet
 from snnrepro.errors import DataError
@@ -69,16 +69,6 @@ class SyntheticSet(ImageSet):
         return self.pixels.expand(len(keys), *self.pixels.shape).contiguous(), self.labels[index]
 
 
-def decode(file: str) -> Tensor:
-    """Returns the image in ``file`` as RGB, uint8 (3, H, W). Raises DataError naming the file."""
-    try:
-        with Image.open(file) as picture:
-            return F.pil_to_tensor(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        # Pillow's errors for what is no image, for a truncated file, and for a broken PNG.
-        raise DataError(f"{file}: not a readable image: {str(error).strip().splitlines()[0]}") from None
-
-
 def random_crop(height: int, width: int, draw: np.random.Generator) -> tuple[int, int, int, int]:
     """Returns (top, left, height, width) of a crop with 8 to 100 % of the area and a ratio of 3/4 to 4/3.
 
@@ -105,37 +95,61 @@ def load(root: Path, size: int, seed: int, synthetic: bool) -> tuple[ImageSet, I
         sets = (SyntheticSet("imagenet", TRAIN, size), SyntheticSet("imagenet", TEST, size))
         return *sets, f"synthetic pixels, {TRAIN} train / {TEST} test", hashlib.sha256(b"synthetic").hexdigest()
     root = root.expanduser().absolute()
-    names = _classes(root / "train")
+    passed: list[str] = []
+    names = _classes(root / "train", passed)
     if len(names) != CLASSES:
         raise DataError(f"{root / 'train'}: {len(names)} class folders, ImageNet has {CLASSES}; unpack all archives")
     found, hasher = [], hashlib.sha256()
     for part, count in (("train", TRAIN), ("val", TEST)):
-        others = _classes(root / part)
+        others = names if part == "train" else _classes(root / part, passed)
         if others != names:
             odd = sorted(set(names) ^ set(others))[0]
             raise DataError(f"{root / part}: its class folders are not those of train, first {odd}; sort val by class")
-        files = [(label, file) for label, name in enumerate(names) for file in _files(root / part / name)]
+        files = [(label, file) for label, name in enumerate(names) for file in _files(root / part / name, passed)]
         if len(files) != count:
             raise DataError(f"{root / part}: {len(files)} images, ImageNet has {count}; unpack its archives again")
         for _, file in files:
-            hasher.update(file[len(str(root)) :].encode() + b"\n")
+            hasher.update(file[len(str(root)) :].encode(errors="surrogateescape") + b"\n")
         labels = torch.tensor([label for label, _ in files])
         found.append(
             FolderSet("imagenet", [file for _, file in files], labels, size, seed if part == "train" else None)
         )
+    if passed:
+        more = f" and {len(passed) - 1} more" if len(passed) > 1 else ""
+        print(f"passed over, as neither classes nor images: {passed[0]}{more}", flush=True)
     return found[0], found[1], f"published, {TRAIN} train / {TEST} test", hasher.hexdigest()
 
 
-def _classes(folder: Path) -> list[str]:
+def _entries(folder: Path, passed: list[str]) -> list[os.DirEntry]:
+    """Returns what is in a folder by name, whatever its order; names that systems and archives add go to ``passed``."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot read: {error.strerror}; check the folder and its rights") from None
+    passed += [entry.path for entry in entries if _foreign(entry.name)]
+    return [entry for entry in entries if not _foreign(entry.name)]
+
+
+def _foreign(name: str) -> bool:
+    return name.startswith((".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")) or name in ("lost+found", "Thumbs.db")
+
+
+def _classes(folder: Path, passed: list[str]) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set dataset.root to the folder that holds train/ and val/")
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    entries = _entries(folder, passed)
+    passed += [entry.path for entry in entries if not entry.is_dir()]
+    return [entry.name for entry in entries if entry.is_dir()]
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Yields the images of a class in the order of their names, whatever the directory's. Raises DataError."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.lower().endswith((".jpeg", ".jpg", ".png")):
-            if entry.stat().st_size == 0:
-                raise DataError(f"{entry.path}: empty file; unpack its archive again")
-            yield entry.path
+def _files(folder: Path, passed: list[str]) -> Iterator[str]:
+    """Yields the images of a class in the order of their names. Raises DataError for what cannot be one."""
+    for entry in _entries(folder, passed):
+        if not entry.name.lower().endswith((".jpeg", ".jpg", ".png")):
+            passed.append(entry.path)
+            continue
+        if not entry.is_file():
+            raise DataError(f"{entry.path}: not a file, or a link to nowhere; unpack its archive again")
+        if entry.stat().st_size == 0:
+            raise DataError(f"{entry.path}: empty file; unpack its archive again")
+        yield entry.path

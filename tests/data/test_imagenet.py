@@ -146,12 +146,52 @@ def test_damage_is_one_line(root, what):
     assert "\n" not in str(caught.value)
 
 
-def test_grey_and_transparent_images_become_rgb(root):
+JUNK = ["train/.ipynb_checkpoints/a.JPEG", "train/__MACOSX/n01440764/._a.JPEG", "val/.DS_Store", "val/Thumbs.db",
+        "train/n01440764/._n01440764_0.JPEG", "train/n01440764/.ipynb_checkpoints/n01440764_0-checkpoint.JPEG",
+        "val/n02102040/Thumbs.db", "train/notes.txt", "val/.ipynb_checkpoints/a.JPEG"]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [*([name] for name in JUNK), JUNK], ids=lambda names: str(len(names)))
+def test_what_systems_leave_in_folders_is_passed_over_and_said_once(root, capsys, names):
+    expected = build(root)
+    assert "passed over" not in capsys.readouterr().out
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_bytes(b"junk")
     data = build(root)
-    for mode in ("L", "RGBA", "CMYK"):
-        picture = Image.new(mode, (50, 40), 100 if mode == "L" else None)
-        picture.save(data.train.files[0], format="PNG" if mode == "RGBA" else "JPEG")
-        assert data.train.__getitems__([(0, 0)])[0].shape == (1, 3, 32, 32)
+    assert data.digest == expected.digest and data.train.files == expected.train.files
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and out.startswith("passed over, as neither classes nor images: ")
+    assert len(names) == 1 or f" and {len(names) - 1} more" in out
+
+
+def test_links_are_followed_and_what_is_no_file_is_named(root, tmp_path):
+    expected = build(root)
+    (root / "train" / NAMES[0]).rename(tmp_path / "elsewhere")
+    (root / "train" / NAMES[0]).symlink_to(tmp_path / "elsewhere")
+    assert build(root).digest == expected.digest
+    file = root / "train" / NAMES[1] / f"{NAMES[1]}_2.JPEG"
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/nowhere")):
+        file.unlink()
+        make(file)
+        with pytest.raises(DataError, match=r"n01443537_2\.JPEG: not a file"):
+            build(root)
+        if file.is_dir():
+            file.rmdir()
+            file.touch()
+
+
+def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
+    original = os.scandir
+
+    def refuse(path):
+        if path.name == NAMES[1]:
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr(imagenet.os, "scandir", refuse)
+    with pytest.raises(DataError, match="n01443537: cannot read: Permission denied"):
+        build(root)
 
 
 def test_synthetic_pixels_need_no_files_and_train(tmp_path, capsys):
