@@ -104,10 +104,15 @@ def rng_state() -> dict[str, Any]:
     }
 
 
+def same_generators(state: dict[str, Any]) -> bool:
+    """Returns whether ``rng_state`` was taken with as many GPUs as there are here."""
+    return len(state["cuda"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
 def restore_rng(state: dict[str, Any]) -> None:
-    """Restores what ``rng_state`` returned."""
+    """Restores what ``rng_state`` returned; the generators of GPUs where there are as many."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
+    if state["cuda"] and same_generators(state):
         torch.cuda.set_rng_state_all(state["cuda"])
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002

@@ -89,17 +89,24 @@ class Mirror:
                 pipe.flush()
 
 
-def start(run: RunConfig, path: Path, id: str) -> Tracker:
-    """Returns the tracker that ``run.logger`` asks for, for the run ``id`` in the folder ``path``. Never raises."""
+def start(run: RunConfig, path: Path, id: str, lines: Sequence[str] = ()) -> Tracker:
+    """Returns the tracker that ``run.logger`` asks for, for the run ``id`` in the folder ``path``. Never raises.
+
+    lines: of metrics.jsonl so far. They are told again, because W&B cannot go on with a run that it has offline: the
+    newest offline folder of a run is whole, and what W&B has already, by its step, it passes over.
+    """
     if run.logger.name == "none":
         return NoTracker()
     settings = settings_of(id, run.logger.project, run.logger.entity, path.parents[1])
     group = run.logger.group or group_of(run.dataset.name, run.model.name)
     try:
-        return Mirror({**settings, "id": id, "group": group, "resume": "allow", "config": dataclasses.asdict(run)})
+        mirror = Mirror({**settings, "id": id, "group": group, "resume": "allow", "config": dataclasses.asdict(run)})
     except OSError as error:
         _complain(error)
         return NoTracker()
+    for line in lines:
+        mirror.log(json.loads(line))
+    return mirror
 
 
 def log_table(
@@ -147,7 +154,7 @@ def mirror(messages: Iterable[Message]) -> None:
         if kind == "init":
             run = _init(wandb, value)
         elif kind == "log":
-            run.log(flat(value))
+            run.log(flat(value), step=value["epoch"])
         elif kind == "table":
             table = wandb.Table(columns=value["columns"], data=value["rows"], allow_mixed_types=True)
             run.log({value["name"]: table})

@@ -45,13 +45,13 @@ class Run:
     def define_metric(self, name, **options):
         note(metric=name, **options)
 
-    def log(self, values):
+    def log(self, values, step=None):
         self.logs += 1
         if fail == "log" and self.logs == 3:
             raise RuntimeError("broken\npipe")
         if fail == "log_hangs":
             time.sleep(600)
-        note(log={k: v.content if isinstance(v, Table | Image) else v for k, v in values.items()})
+        note(log={k: v.content if isinstance(v, Table | Image) else v for k, v in values.items()}, step=step)
 
     @property
     def summary(self):

@@ -301,3 +301,15 @@ def test_wandb_itself_takes_runs_and_tables_offline(run, finished, monkeypatch):
     assert len(list(folder.glob(f"offline-run-*/run-{run_id(run)}.wandb"))) == 1
     (table,) = folder.glob("offline-run-*/files/media/table/*.json")
     assert json.loads(table.read_text()) == {"columns": COLUMNS, "data": ROWS}
+
+
+def test_a_resumed_run_tells_wandb_its_first_epochs_again(run, fake, capfd):
+    calls = fake()
+    lines = [json.dumps({**epoch, "format": 1}) for epoch in EPOCHS[:2]]
+    tracker = tracking.start(run, run_path(run), run_id(run), lines)
+    tracker.log(EPOCHS[2])
+    tracker.finish({**RECORD, "config": asdict(run)})
+    # Every epoch once, under its own step: what W&B has already, it passes over.
+    assert [(log["epoch"], step) for log, step in zip(_of(calls(), "log"), _of(calls(), "step"), strict=True)] == [
+        (1, 1), (2, 2), (3, 3)
+    ]  # fmt: skip

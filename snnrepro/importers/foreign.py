@@ -89,6 +89,6 @@ def _not_dense(key: str, value: Any) -> str | None:
 def load_checked(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads ``state`` into ``model``. Raises StorageError where the network could compute nothing with it."""
     model.load_state_dict(state, strict=False)
-    reason = unusable(model)
+    reason = unusable(model.state_dict(), model)
     if reason is not None:
         raise StorageError(reason)

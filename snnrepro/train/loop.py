@@ -82,7 +82,7 @@ class Trainer:
             print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
         if rank() == 0:
             write_config(self.path, self.run)
-        tracker = tracking.start(self.run, self.path, self.id) if rank() == 0 else tracking.NoTracker()
+        tracker = tracking.start(self.run, self.path, self.id, self.lines) if rank() == 0 else tracking.NoTracker()
         with StopRequest() as stop:
             try:
                 while self.epoch < self.run.epochs:

@@ -11,11 +11,10 @@ from snnrepro.collectives import rank, world_size
 from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder
 from snnrepro.errors import StorageError
-from snnrepro.neurons import spiking_layers
-from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid
 from snnrepro.records import Best, Final
 from snnrepro.runs import parse_lines
-from snnrepro.runtime import restore_rng, rng_state, seed_all
+from snnrepro.runtime import restore_rng, rng_state, same_generators, seed_all
+from snnrepro.state import unusable
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact, open_ended
 
 
@@ -78,14 +77,8 @@ def check_tensors(key: str, tensors: dict[str, Any], model: nn.Module) -> None:
         if name not in tensors or name not in own:
             raise Fault(f"{key}.{name}: {'is missing' if name in own else 'the network has no such tensor'}")
         _check_tensor(f"{key}.{name}", tensors[name], own[name])
-        if name.endswith("running_var") and (tensors[name] < 0).any():
-            raise Fault(f"{key}.{name}: a variance is negative")
-    for name, layer in spiking_layers(model):
-        raw, tau = tensors[f"{name}.v_threshold_raw"], inverse_sigmoid(tensors[f"{name}.tau_raw"])
-        if layer.threshold_map == "softplus" and not THRESHOLD_MAPS["softplus"].of_tensor(raw).all():
-            raise Fault(f"{key}.{name}.v_threshold_raw: its threshold is 0")
-        if not torch.isfinite(tau).all():
-            raise Fault(f"{key}.{name}.tau_raw: its time constant is infinite")
+    if (reason := unusable(tensors, model)) is not None:
+        raise Fault(f"{key}.{reason}")
 
 
 def _check_tensor(key: str, value: Any, own: torch.Tensor) -> None:
@@ -94,8 +87,6 @@ def _check_tensor(key: str, value: Any, own: torch.Tensor) -> None:
     if value.shape != own.shape or value.dtype != own.dtype:
         found = f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
         raise Fault(f"{key}: {found}, the network has {str(own.dtype).removeprefix('torch.')} {tuple(own.shape)}")
-    if not torch.isfinite(value).all():
-        raise Fault(f"{key}: a value is not finite")
 
 
 def check_state(
@@ -155,11 +146,13 @@ def _check_rng(states: list[dict[str, Any]]) -> None:
 
 
 def restore_generators(states: list[dict[str, Any]], seed: int, step: int) -> None:
-    """Restores this rank's random generators; where their number differs, seeds them anew from the position."""
-    if len(states) == world_size():
+    """Restores this rank's random generators; where ranks or GPUs are others, seeds them anew from the position."""
+    if len(states) == world_size() and same_generators(states[rank()]):
         restore_rng(states[rank()])
         return
-    print(f"{len(states)} processes before, {world_size()} now: dropout is drawn anew")
+    before, now = len(states), world_size()
+    others = f"{before} processes before, {now} now" if before != now else "other GPUs than before"
+    print(f"{others}: dropout is drawn anew")
     seed_all(seed + step * world_size() + rank())
 
 

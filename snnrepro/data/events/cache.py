@@ -30,7 +30,6 @@ VERSION = 2
 _CHUNK = 64
 
 
-
 @exact
 class Meta(TypedDict):
     """``meta.json``: the digest of the array, what determines it, and what has to be said about recordings."""
