@@ -260,7 +260,8 @@ def from_plain(plain: dict[str, Any]) -> RunConfig:
     _refuse_references(plain)
     try:
         tree = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
-        assert isinstance(tree, DictConfig)
+        if not isinstance(tree, DictConfig):
+            raise ConfigError(f"a configuration is a mapping of keys, not a {type(plain).__name__}")
         return to_run_config(tree)
     except OmegaConfBaseException as error:
         raise _explain(error) from None

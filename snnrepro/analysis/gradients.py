@@ -100,7 +100,8 @@ def step_gradients(
     def forward(merged: Tensor) -> Tensor:
         # Steps are the outer part of the merged axis.
         steps = merged.chunk(timesteps)
-        assert len(steps) == timesteps, "the convolution does not see every step"
+        if len(steps) != timesteps:
+            raise ValueError(f"the convolution sees {len(steps)} of {timesteps} steps")
         outputs = [conv._conv_forward(step, weight, conv.bias) for step, weight in zip(steps, copies, strict=True)]
         return torch.cat(outputs)
 

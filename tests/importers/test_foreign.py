@@ -143,7 +143,7 @@ def test_what_is_saved_expanded_is_refused_before_a_network_is_made(state, tmp_p
 
 
 VALUES = [
-    lambda r, t: t.float().fill_(r.choice([0.0, -0.0, 1e-40, 1e4, -1e4, float("nan"), float("inf")])),
+    lambda r, t: t.double().fill_(r.choice([0.0, -0.0, 1e-40, 1e4, -1e4, float("nan"), float("inf")])),
     lambda r, t: t.to(r.choice([torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.complex64])),
     lambda r, t: t.reshape(-1),
     lambda r, t: t[None],

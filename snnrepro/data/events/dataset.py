@@ -15,6 +15,7 @@ from snnrepro.data.events.reader import READERS
 from snnrepro.data.events.splits import CLASSES
 from snnrepro.data.events.splits import load as load_split
 from snnrepro.data.images import Part, Source
+from snnrepro.errors import DataError
 
 # Black strokes on white send several times the events of a photograph: a higher threshold keeps the counts alike.
 _THRESHOLD = {"digits_dvs": 0.5, "cifar10_simdvs": 0.2}
@@ -75,7 +76,8 @@ def _simulated(name: str, options: Mapping[str, Any], timesteps: int) -> Source:
 def _source(
     frames: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, split: str, digest: str
 ) -> Source:
-    assert not np.intersect1d(train, test).size, "a recording is on both sides of the split"
+    if np.intersect1d(train, test).size:
+        raise DataError(f"{split}: a recording is on both sides of the split")
     # Raw counts, as in the literature: nothing is subtracted or divided.
     mean, std = (0.0, 0.0), (1.0, 1.0)
     # The whole array is mapped once for both parts; each names the rows that are its own.
