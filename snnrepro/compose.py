@@ -257,12 +257,11 @@ def from_plain(plain: dict[str, Any]) -> RunConfig:
 
     Nothing in it is evaluated: text that refers to other keys or to the environment is refused.
     """
+    if not isinstance(plain, dict):
+        raise ConfigError(f"a configuration is a mapping of keys, not a {type(plain).__name__}")
     _refuse_references(plain)
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
-        if not isinstance(tree, DictConfig):
-            raise ConfigError(f"a configuration is a mapping of keys, not a {type(plain).__name__}")
-        return to_run_config(tree)
+        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise _explain(error) from None
     except (TypeError, ValueError, ArithmeticError) as error:

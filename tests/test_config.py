@@ -183,3 +183,9 @@ def test_package_never_evaluates_or_unpickles():
         for banned in ("import pickle", "eval(", "exec(", "yaml.load(", "instantiate(", "weights_only=False"):
             found = re.search(rf"(?<![.\w]){re.escape(banned)}", text)
             assert found is None, f"{path}: {banned}"
+
+
+@pytest.mark.parametrize("plain", [None, [1], "text", 3])
+def test_what_is_no_mapping_is_refused_in_one_line(plain):
+    with pytest.raises(ConfigError, match=rf"a mapping of keys, not a {type(plain).__name__}"):
+        from_plain(plain)

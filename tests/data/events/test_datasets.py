@@ -125,7 +125,7 @@ def test_stored_splits(split, monkeypatch):
 
 def test_control_a_leak_would_be_found():
     frames, labels = np.zeros((4, 1, 2, 8, 8), np.float16), np.arange(4)
-    with pytest.raises(AssertionError, match="both sides"):
+    with pytest.raises(DataError, match="both sides"):
         dataset._source(frames, labels, np.array([0, 1, 2]), np.array([2, 3]), "", "")
 
 
