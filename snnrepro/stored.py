@@ -253,7 +253,7 @@ def read_yaml(path: Path, repair: str, format: int) -> dict[str, Any]:
             raise Fault(f"format: must be a whole number, found {_shown(number)}")
         if int(number) > format:
             raise Newer(f"format {number} is not {format}, the newest that this version reads")
-        content = yaml.load(text, _Loader)
+        content = _Loader(text).get_single_data()
         if not isinstance(content, dict):
             raise Fault(f"keys and values are needed, found {_shown(content)}")
         return content

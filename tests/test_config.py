@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from snnrepro import options
-from snnrepro.compose import CONFIG_DIR, compose_run, composer, from_plain, from_yaml, groups, keys, to_plain, to_yaml
+from snnrepro.compose import CONFIG_DIR, compose_run, composer, from_plain, groups, keys, to_plain
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError
 from snnrepro.neurons.surrogates import SURROGATES
+from snnrepro.runs import read_config, run_id, write_config
 
 REFUSED = {
     "neuron.v_treshold=0.5": "did you mean 'neuron.v_threshold'?",
@@ -122,8 +123,9 @@ def test_no_default_lives_in_the_schema():
 def test_plain_and_yaml_round_trips(tmp_path):
     run = compose_run(["dataset=cifar10"])
     assert from_plain(to_plain(run)) == run
-    (tmp_path / "config.yaml").write_text(to_yaml(run))
-    assert from_yaml(tmp_path / "config.yaml") == run
+    folder = tmp_path / run_id(run)
+    write_config(folder, run)
+    assert read_config(folder) == run
 
 
 def test_keys_that_other_programs_rely_on_exist():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
+from stored_files import table_of
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "paired_test.py"
 
@@ -40,6 +41,6 @@ def test_diverged_seeds_are_left_out_and_one_pair_is_no_test(script):
 
 def test_wrong_files_end_in_one_line(script, tmp_path, capsys):
     assert script.main([str(tmp_path / "none.json")]) == 5
-    (tmp_path / "a.json").write_text(json.dumps({"difference_to": None}))
+    (tmp_path / "a.json").write_text(json.dumps(table_of()))
     assert script.main([str(tmp_path / "a.json")]) == 2
     assert capsys.readouterr().err.count("\n") == 2

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from stored_files import claim, evaluated, line_of, record_of, table_of
 
 from snnrepro import replay, tracking
 from snnrepro.compose import compose_run
@@ -217,8 +218,8 @@ def test_a_table_that_was_not_logged_is_tried_again(run, fake, monkeypatch):
 def finished(run) -> Path:
     """The folder of a finished run."""
     path = run_path(run)
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in EPOCHS))
-    (path / "record.json").write_text(json.dumps({"id": run_id(run), **RECORD, "config": asdict(run)}))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line_of(epoch)) + "\n" for epoch in (1, 2, 3)))
+    (path / "record.json").write_text(json.dumps(record_of(run, final={"epoch": 3, **evaluated(97.5)})))
     return path
 
 
@@ -227,12 +228,11 @@ def test_push_takes_figures_and_claims(tmp_path, fake):
     png, claims = tmp_path / "figures" / "fig06_mini.png", tmp_path / "tables" / "claims_mini.json"
     png.parent.mkdir(), claims.parent.mkdir()
     png.write_bytes(b"a picture")
-    row = {key: key for key in ("id", "where", "claim", "statistic", "verdict", "paper")} | {"p": 0.01, "margins": [1]}
-    claims.write_text(json.dumps({"scale": "mini", "claims": [row]}))
+    claims.write_text(json.dumps({"scale": "mini", "claims": [claim()]}))
     assert replay.push([png, claims]) == 0
     figure, table = _of(calls(), "log")
     assert figure == {"fig06_mini": {"image": "fig06_mini.png"}}
-    assert table["claims_mini"]["data"] == [["id", "where", "claim", "statistic", "verdict", 0.01, "paper"]]
+    assert table["claims_mini"]["data"] == [["c1", "Table 1", "a < b & c", "margin", "supported", 0.01, "contradicted"]]
     assert [init["group"] for init in _of(calls(), "init")] == ["figures", "tables"]
 
 
@@ -252,14 +252,8 @@ def test_push_replays_a_run_as_one_clean_run(finished, fake, run):
 
 def test_push_replays_a_table(fake, tmp_path):
     calls = fake()
-    cell = dict.fromkeys(("paper", "paper_std", "mean", "std", "n", "diverged", "missing", "difference"), 1.0)
-    document = {
-        **{"table": "table9", "scale": "mini", "data": "digits", "changes": [], "difference_to": None},
-        **{"row_labels": ["family"], "column_label": "V_thr", "columns": ["1.0"]},
-        "rows": [{"label": ["trsg"], "cells": [{**cell, "runs": [{"run": "r1"}]}]}],
-    }
     path = tmp_path / "table9_mini.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(table_of()))
     replay.push([path])
     (log,) = _of(calls(), "log")
     assert log["table9_mini"]["data"][0][:4] == ["table9", "mini: digits, not paper numbers", "trsg", "1.0"]
@@ -272,16 +266,16 @@ def test_push_names_what_it_cannot_replay(finished, fake, tmp_path):
     with pytest.raises(StorageError, match="nowhere: cannot read"):
         replay.push([finished, tmp_path / "nowhere"])
     (finished / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
-    with pytest.raises(StorageError, match=r"metrics.jsonl: cannot read"):
+    with pytest.raises(StorageError, match=r"metrics.jsonl: line 1: loss: is missing"):
         replay.push([finished])
     (finished / "record.json").write_text("{}")
-    with pytest.raises(StorageError, match=r"record.json: not the record of a run"):
+    with pytest.raises(StorageError, match=r"record.json: id: is missing"):
         replay.push([finished])
     (finished / "record.json").unlink()
     with pytest.raises(StorageError, match=r"record.json: missing; only a finished run"):
         replay.push([finished])
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(StorageError, match=r"x.json: neither a run folder nor a table"):
+    with pytest.raises(StorageError, match=r"x.json: table: is missing"):
         replay.push([tmp_path / "x.json"])
     assert not calls()
 

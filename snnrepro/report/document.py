@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -43,7 +43,7 @@ class CellOfTable(Mean):
     n: Count
     diverged: Count
     missing: Count
-    metric: str
+    metric: NotRequired[str]
     words: list[str]
     runs: list[RunOfCell]
     difference: float | None

@@ -97,7 +97,8 @@ def paper(cell: CellOfTable) -> str:
 
 def _number(cell: CellOfTable, value: Any) -> str:
     """Returns accuracies in percent with two decimals, anything else with four digits."""
-    return f"{value:.2f}" if cell["metric"].startswith("final.") else f"{value:.4g}"
+    # Stored tables that name no metric hold accuracies.
+    return f"{value:.2f}" if cell.get("metric", "final.").startswith("final.") else f"{value:.4g}"
 
 
 def _difference(cell: CellOfTable) -> str:

@@ -82,7 +82,7 @@ def test_control_a_forgotten_state_shows(forgotten, tiny, undisturbed, monkeypat
 
     monkeypatch.setattr(Trainer, "resume", forgetful)
     if forgotten == "generators":
-        monkeypatch.setattr(loop, "restore_rng", lambda state: None)
+        monkeypatch.setattr(loop, "restore_generators", lambda *_: None)
     assert interrupted_and_resumed([*tiny, *WORDS], 3, monkeypatch) != undisturbed
 
 

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from stored_files import record_of
 
 from snnrepro.compose import compose_run
 from snnrepro.config import RunConfig
 from snnrepro.jobs import Job
 from snnrepro.report import select, tables
-from snnrepro.runs import run_id
 
 SMALL = """
 title: A small table
@@ -71,19 +71,9 @@ def record() -> Callable[..., Path]:
     """Writes the record that a finished run of a job leaves, and returns its file."""
 
     def write(job: Job, top1: float | None = 97.0, **changes: object) -> Path:
-        status = "diverged" if top1 is None else "done"
-        final = None if top1 is None else {"top1": top1, "top1_per_timestep": [top1 - 1, top1]}
-        best = None if final is None else {"top1": top1 + 0.5, "top1_per_timestep": [top1, top1 + 0.5]}
-        content = {
-            "id": run_id(job.run),
-            "status": status,
-            "final": final,
-            "best": best,
-            "provenance": {"commit": "c0ffee"},
-        }
         file = job.path / "record.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({**content, **changes}))
+        file.write_text(json.dumps(record_of(job.run, top1, **changes)))
         return file
 
     return write

@@ -173,7 +173,7 @@ def test_check_needs_a_file_and_a_stored_table(small, words, tmp_path):
         report.main(arguments)
     (tmp_path / "outputs/tables").mkdir(parents=True)
     (tmp_path / "outputs/tables/table1_mini.json").write_text("{}")
-    with pytest.raises(StorageError, match=r"table1_mini.json: not a table"):
+    with pytest.raises(StorageError, match=r"table1_mini.json: .*: is missing; write it again with the table command"):
         report.main(arguments)
 
 

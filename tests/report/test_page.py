@@ -6,10 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from stored_files import claim, record_of, table_of
 
 from snnrepro.cli import main
+from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
 from snnrepro.report import page
+from snnrepro.runs import run_id, run_path
 
 STORED = Path(__file__).resolve().parents[2] / "outputs" / "tables"
 VOID = {"meta", "img", "br", "link"}
@@ -33,19 +36,12 @@ class Checked(HTMLParser):
         assert self.open.pop() == tag
 
 
-CLAIM = {
-    "id": "c1", "where": "Table 1", "claim": "a < b & c", "statistic": "margin", "exploratory": True,
-    "verdict": "supported", "margins": [0.5, 0.25, "inf"], "p": 0.01, "paper": "contradicted", "paper_margin": -1.0,
-    "missing": [],
-}  # fmt: skip
-
-
 @pytest.fixture
 def output(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "figures").mkdir()
     shutil.copy(STORED / "table10_mini.json", tmp_path / "tables")
-    (tmp_path / "tables" / "claims_mini.json").write_text(json.dumps({"claims": [CLAIM]}))
+    (tmp_path / "tables" / "claims_mini.json").write_text(json.dumps({"scale": "mini", "claims": [claim()]}))
     (tmp_path / "tables" / "claims_mini.md").write_text("claims as Markdown\n")
     (tmp_path / "figures" / "fig19_mini.png").write_bytes(b"\x89PNG not really")
     return tmp_path
@@ -74,13 +70,14 @@ def test_page_is_whole_and_needs_nothing_else(output, capsys):
 
 
 def test_cost_counts_every_run_once(output):
-    table = json.loads((output / "tables" / "table10_mini.json").read_text())
-    id = table["rows"][0]["cells"][0]["runs"][0]["run"]
-    for name, seconds in ((id, 1800.0), ("of-a-claim", 900.0)):
-        (output / "runs" / name).mkdir(parents=True)
-        (output / "runs" / name / "record.json").write_text(json.dumps({"timing": {"train_seconds": seconds}}))
+    runs = [compose_run([f"seed={seed}", f"runtime.output_dir={output}"]) for seed in range(2)]
+    for run, seconds in zip(runs, (1800.0, 900.0), strict=True):
+        run_path(run).mkdir(parents=True)
+        (run_path(run) / "record.json").write_text(json.dumps(record_of(run, seconds=seconds)))
+    table = table_of()
+    table["rows"][0]["cells"][0]["runs"][0]["run"] = run_id(runs[0])
     assert page.cost(output, [table, table], []) == (1, 0.5)
-    assert page.cost(output, [table], ["of-a-claim", id, "not-made"]) == (2, 0.75)
+    assert page.cost(output, [table], [run_id(runs[1]), run_id(runs[0]), "not-made"]) == (2, 0.75)
 
 
 def test_nothing_to_report_is_one_line(tmp_path):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from stored_files import evaluated
 
 from snnrepro.compose import composer
 from snnrepro.errors import ConfigError, StorageError
@@ -143,18 +144,19 @@ def test_outcome_reads_the_metric(run, record):
 
 
 def test_a_diverged_run_has_no_value_even_where_its_record_has_one(run, record):
-    record(run[1], 12.0, status="diverged")
+    record(run[1], 12.0, status="diverged", diverged={"message": "loss is not finite", "epoch": 1, "step": 3})
     assert outcome(*run, "final.top1").value is None
 
 
+FINAL = {"epoch": 10, **evaluated()}
 DAMAGE = {
-    "status missing": ({"status": None}, "status None"),
-    "unknown status": ({"status": "ok"}, "status 'ok'"),
+    "status missing": ({"status": None}, "status: must be"),
+    "unknown status": ({"status": "ok"}, "status: must be 'done' or 'diverged', found 'ok'"),
     "another run": ({"id": "digits-other"}, "it belongs to digits-other"),
-    "no final": ({"final": None}, "damaged"),
-    "metric missing": ({"final": {"top5": 1.0}}, "'top1' is missing"),
-    "value is text": ({"final": {"top1": "97"}}, "final.top1 is '97'"),
-    "value is nan": ({"final": {"top1": float("nan")}}, "final.top1 is nan"),
+    "no final": ({"final": None}, "final: is missing"),
+    "metric missing": ({"final": {**FINAL, "top1": None}}, "final.top1: must be a valid number, found null"),
+    "value is text": ({"final": {**FINAL, "top1": "97"}}, "final.top1: must be a valid number, found '97'"),
+    "value is nan": ({"final": {**FINAL, "top1": float("nan")}}, "final.top1: must be .*, found nan"),
 }
 
 

@@ -193,7 +193,7 @@ def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
     runs = [compose_run([*tiny, *words]) for words in ([], cnn + sparse, sew)] + every_loss
     # These read every key to store it: not the reading that is meant.
     monkeypatch.setattr(loop, "to_plain", lambda run: {})
-    monkeypatch.setattr(loop, "to_yaml", lambda run: "")
+    monkeypatch.setattr(loop, "write_config", lambda path, run: None)
     monkeypatch.setattr(loop, "run_id", lambda run: "x")
     read: set[str] = set()
 
