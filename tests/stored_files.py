@@ -56,11 +56,27 @@ def line_of(epoch: int, **changes: Any) -> dict[str, Any]:
 def table_of(**changes: Any) -> dict[str, Any]:
     """Returns a table of one row and one cell as it is written."""
     run = {"seed": 0, "run": "r1", "status": "done", "value": 97.0, "best": None}
-    cell = {"paper": 76.5, "paper_std": None, "mean": 97.0, "std": None, "best": None, "n": 1, "diverged": 0, "missing": 0}
+    cell = {
+        "paper": 76.5,
+        "paper_std": None,
+        "mean": 97.0,
+        "std": None,
+        "best": None,
+        "n": 1,
+        "diverged": 0,
+        "missing": 0,
+    }
     cell |= {"metric": "final.top1", "words": ["neuron=trsg"], "runs": [run], "difference": 20.5}
     return {
         **{"format": 1, "table": "table9", "scale": "mini", "title": "T", "note": "", "data": "digits", "changes": []},
-        **{"difference_to": None, "metric": "final.top1", "epoch": "last", "seeds": [0], "numerics": 2, "commits": ["c0ffee"]},
+        **{
+            "difference_to": None,
+            "metric": "final.top1",
+            "epoch": "last",
+            "seeds": [0],
+            "numerics": 2,
+            "commits": ["c0ffee"],
+        },
         **{"row_labels": ["family"], "column_label": "V_thr", "columns": ["1.0"]},
         "rows": [{"label": ["trsg"], "not_run": None, "cells": [cell]}],
         **changes,

@@ -135,9 +135,7 @@ BY_SUFFIX: dict[str, Callable[[Path, random.Random], str]] = {
 def replace(path: Path, rng: random.Random) -> str:
     """Puts something else into the place of a file, and returns what."""
     data = path.read_bytes()
-    kind = rng.choice(
-        ("missing", "empty", "cut", "utf-16", "noise", "deep", "folder", "pipe", "device", "huge")
-    )
+    kind = rng.choice(("missing", "empty", "cut", "utf-16", "noise", "deep", "folder", "pipe", "device", "huge"))
     path.unlink()
     if kind == "folder":
         path.mkdir()

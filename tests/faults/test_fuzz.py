@@ -31,8 +31,8 @@ seeds: [0]
 metric: final.top1
 row_labels: [row]
 scales:
-  paper: {data: CIFAR-100, run: [dataset=cifar100]}
-  mini: {data: synthetic, run: [WORDS]}
+  paper: {data: CIFAR-100, precision: fp32, epoch: best, run: [dataset=cifar100]}
+  mini: {data: synthetic, precision: fp32, epoch: last, run: [WORDS]}
 column_label: value
 columns:
   - {label: last}

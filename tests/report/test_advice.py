@@ -65,7 +65,7 @@ def test_a_damaged_record_is_made_again_where_its_folder_is_removed(small, words
     file = record(job)
     for content in ("{", "{}"):
         file.write_text(content)
-        with pytest.raises(StorageError, match="remove the run's folder, the same command runs it again"):
+        with pytest.raises(StorageError, match="remove the run's folder and train it again"):
             table(*words)
     shutil.rmtree(file.parent)
     assert table(*words) == 0 and file.exists()
