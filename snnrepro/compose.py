@@ -29,6 +29,7 @@ _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
 CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 CONFIG_NAME = "train"
+_DEPTH = 5  # of sections and lists in a configuration; the schema needs three
 ConfigStore.instance().store(name="_schema", node=RunConfig)
 
 
@@ -259,7 +260,7 @@ def from_plain(plain: dict[str, Any]) -> RunConfig:
     """
     if not isinstance(plain, dict):
         raise ConfigError(f"a configuration is a mapping of keys, not a {type(plain).__name__}")
-    _refuse_references(plain)
+    _refuse_strange(plain)
     try:
         return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
@@ -268,9 +269,12 @@ def from_plain(plain: dict[str, Any]) -> RunConfig:
         raise ConfigError(f"a value does not fit its key: {' '.join(str(error).split())[:200]}") from None
 
 
-def _refuse_references(value: Any, key: str = "") -> None:
+def _refuse_strange(value: Any, key: str = "", depth: int = 0) -> None:
+    # OmegaConf explains what is nested deeply in exceptions of its own.
+    if depth > _DEPTH:
+        raise ConfigError(f"{key}: nested too deeply")
     if isinstance(value, dict | list):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_references(item, f"{key}.{name}" if key else str(name))
+            _refuse_strange(item, f"{key}.{name}" if key else str(name), depth + 1)
     elif isinstance(value, str) and "${" in value:
         raise ConfigError(f"{key}: {value!r} refers to something else, which is not looked up")

@@ -178,9 +178,21 @@ def _upgrade(content: dict, _format: int) -> dict:
     return {"best": None, "timing": None, **content}
 
 
+def _check_final(final: Final, record: Record) -> None:
+    steps, by_step = record["config"]["timesteps"], final["top1_per_timestep"]
+    if len(by_step) != steps or by_step[-1] != final["top1"]:
+        raise Fault(f"final.top1_per_timestep: {steps} values are needed, the last as final.top1")
+    if set(final["firing_rate"]) != set(record["learned"]):
+        raise Fault("learned: other layers than in final.firing_rate")
+    if record["status"] == "done" and final["epoch"] != record["config"]["epochs"]:
+        raise Fault(f"final.epoch: {final['epoch']}, the run has {record['config']['epochs']}")
+
+
 def _check(record: Record) -> None:
     if record["status"] == "done" and record["final"] is None:
         raise Fault("final: is missing, and status says done")
+    if record["final"] is not None:
+        _check_final(record["final"], record)
     if record["status"] == "diverged" and "diverged" not in record:
         raise Fault("diverged: is missing, and status says diverged")
 

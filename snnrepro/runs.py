@@ -96,7 +96,7 @@ def _hashes_to(id: str, config: Mapping[str, Any]) -> bool:
 
 
 def stored_lines(path: Path, epochs: int) -> list[str]:
-    """Returns the lines of epochs 1 to ``epochs`` in the run's metrics.jsonl as text.
+    """Returns the lines of epochs 1 to ``epochs`` in the run's metrics.jsonl as text; later ones are left out.
 
     Raises StorageError where one is damaged, missing or misplaced.
     """
@@ -107,9 +107,11 @@ def stored_lines(path: Path, epochs: int) -> list[str]:
 
 
 def read_lines(path: Path, record: Record) -> list[Line]:
-    """Returns what the run wrote after every epoch. Raises StorageError as ``stored_lines`` does."""
-    epochs = record["final"]["epoch"] if record["final"] is not None else 0
-    return parse_lines(stored_lines(path, epochs), epochs, path / "metrics.jsonl")
+    """Returns what a finished run wrote after every epoch. Raises StorageError unless the file holds these lines."""
+    file, final = path / "metrics.jsonl", record["final"]
+    if final is None:
+        return []
+    return parse_lines(stored.read_text(file, REPAIR).splitlines(), final["epoch"], file)
 
 
 def parse_lines(texts: list[str], epochs: int, where: object) -> list[Line]:
@@ -118,6 +120,8 @@ def parse_lines(texts: list[str], epochs: int, where: object) -> list[Line]:
     for number in range(1, epochs + 1):
         if number > len(lines) or lines[number - 1]["epoch"] != number:
             raise StorageError(f"{where}: line {number}: epoch {number} is missing; {REPAIR}")
+    if len(lines) > epochs:
+        raise StorageError(f"{where}: line {epochs + 1}: the run has {epochs} epochs; {REPAIR}")
     return lines
 
 

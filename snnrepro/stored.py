@@ -90,10 +90,7 @@ class Kind(Generic[T]):
             raise Newer(f"format {number} is not {self.format}, the newest that this version reads")
         if number < self.format:
             content = self.upgrade(content, number)
-        try:
-            _adapter(self.schema).validate_python(content)
-        except ValidationError as error:
-            raise Fault(_words(error, content)) from None
+        require(self.schema, content)
         self.check(content)
         return content
 
@@ -109,6 +106,14 @@ class Kind(Generic[T]):
 @cache
 def _adapter(schema: Any) -> TypeAdapter:
     return TypeAdapter(schema)
+
+
+def require(schema: Any, content: Any, key: str = "") -> None:
+    """Raises Fault, behind the dotted ``key`` of the content, unless it fits the schema."""
+    try:
+        _adapter(schema).validate_python(content)
+    except ValidationError as error:
+        raise Fault(f"{key}.{_words(error, content)}" if key else _words(error, content)) from None
 
 
 def _words(error: ValidationError, content: Any) -> str:

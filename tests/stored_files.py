@@ -25,12 +25,12 @@ def record_of(run: RunConfig, top1: float | None = 97.0, seconds: float = 60.0, 
 
     top1: None for a run that diverged in its first epoch.
     """
-    final = None if top1 is None else {"epoch": run.epochs, **evaluated(top1)}
+    final = None if top1 is None else {"epoch": run.epochs, **evaluated(top1, run.timesteps)}
     record: dict[str, Any] = {
         "id": run_id(run),
         "status": "diverged" if top1 is None else "done",
         "final": final,
-        "best": None if top1 is None else {"epoch": 1, "step": 5, **evaluated(min(100.0, top1 + 0.5))},
+        "best": None if top1 is None else {"epoch": 1, "step": 5, **evaluated(min(100.0, top1 + 0.5), run.timesteps)},
         "learned": {"sn1": {"v_threshold": 1.0, "tau": 2.0, "u_init": 0.1}},
         "config": asdict(run),
         "data": {"name": run.dataset.name, "split": "all", "digest": "d1", "train": 160, "test": 40, "embedded": True},

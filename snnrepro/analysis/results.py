@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from snnrepro.records import REPAIR
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, Percent, Share, exact
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
@@ -172,4 +171,4 @@ def _upgrade_analysis(content: dict[str, Any], format: int) -> dict[str, Any]:
 
 
 FORMAT = 3  # raised when a statistic changes, so that older files are made again
-ANALYSIS: Kind[Analysis] = Kind(Analysis, REPAIR, FORMAT, _upgrade_analysis)
+ANALYSIS: Kind[Analysis] = Kind(Analysis, "remove the file, it is made again", FORMAT, _upgrade_analysis)

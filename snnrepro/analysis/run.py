@@ -46,7 +46,7 @@ def analyse(folder: Path, timesteps: int | None = None) -> Analysis:
         try:
             return _read(file, name_of(folder), run.timesteps, steps)
         except StorageError as error:
-            print(f"warning: {error}; making it again", flush=True)
+            print(f"warning: {error}: now", flush=True)
     ANALYSIS.write(file, _analyse(run, folder, steps))
     return _read(file, name_of(folder), run.timesteps, steps)
 

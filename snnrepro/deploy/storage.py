@@ -7,7 +7,7 @@ carries the digest of both.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from pydantic import Field
@@ -29,6 +29,69 @@ REPAIR = "write the absorbed network again, such as with evaluate.py run=RUN_ID 
 WEIGHTS_BYTES = 1 << 34
 
 
+Size = Annotated[int, Field(ge=0, lt=1 << 16)]
+Sizes = Size | list[Size | None] | None
+
+
+@exact
+class ConvOptions(TypedDict):
+    """Of a convolution."""
+
+    stride: Sizes
+    padding: Sizes | Literal["same", "valid"]
+    dilation: Sizes
+    groups: Size
+
+
+@exact
+class PoolOptions(TypedDict):
+    """Of a pool: those of its kind."""
+
+    kind: Literal["avg", "adaptive_avg", "max"]
+    kernel_size: NotRequired[Sizes]
+    output_size: NotRequired[Sizes]
+    stride: NotRequired[Sizes]
+    padding: NotRequired[Sizes]
+    dilation: NotRequired[Sizes]
+    ceil_mode: NotRequired[bool]
+    count_include_pad: NotRequired[bool]
+    divisor_override: NotRequired[Size | None]
+
+
+@exact
+class FlattenOptions(TypedDict):
+    """Of a flattening: its first axis."""
+
+    start: Size
+
+
+@exact
+class MeanOptions(TypedDict):
+    """Of an average: its axes."""
+
+    axes: list[Size]
+
+
+@exact
+class SpikingOptions(TypedDict):
+    """Of a spiking layer: how it resets."""
+
+    reset: Literal["soft", "hard"]
+
+
+@exact
+class NoOptions(TypedDict):
+    """Of all other operations."""
+
+
+OPTIONS = {
+    "conv": ConvOptions, "pool": PoolOptions, "flatten": FlattenOptions, "mean": MeanOptions, "spiking": SpikingOptions,
+}  # fmt: skip
+# The axes of the tensors that an operation could not run with otherwise.
+AXES = {("conv", "weight"): (3, 4), ("linear", "weight"): (2,), ("spiking", "decay"): (0,), ("affine", "scale"): (2,),
+        ("affine", "shift"): (2,)}  # fmt: skip
+
+
 @exact
 class StepOfFile(TypedDict):
     """An operation, see ``network.Step``."""
@@ -36,7 +99,7 @@ class StepOfFile(TypedDict):
     name: Name
     kind: Name
     inputs: Annotated[list[Name], Field(min_length=1)]
-    options: dict[str, str | int | float | bool | list[int] | None]
+    options: dict[str, Any]
 
 
 @exact
@@ -75,8 +138,15 @@ def _no_older(_content: dict[str, Any], _format: int) -> dict[str, Any]:
     raise Fault("format: is missing")
 
 
-FILE: Kind[File] = Kind(File, REPAIR, format=0)
-CONTENT: Kind[Network] = Kind(Network, REPAIR, upgrade=_no_older)
+FILE: Kind[File] = Kind(File, REPAIR)
+
+
+def _check(network: Network) -> None:
+    for i, step in enumerate(network["steps"]):
+        stored.require(OPTIONS.get(step["kind"], NoOptions), step["options"], f"steps.{i}.options")
+
+
+CONTENT: Kind[Network] = Kind(Network, REPAIR, upgrade=_no_older, check=_check)
 
 
 def save_absorbed(network: AbsorbedNetwork, folder: Path, origin: dict[str, Any] | None = None) -> None:
@@ -122,10 +192,14 @@ def load_absorbed(folder: Path | str) -> AbsorbedNetwork:
 
 def _build(content: Network, flat: dict[str, Tensor]) -> AbsorbedNetwork:
     tensors: dict[str, dict[str, Tensor]] = {}
+    kinds = {step["name"]: step["kind"] for step in content["steps"]}
     for key, tensor in flat.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{key}: a value is not finite")
         step, _, name = key.rpartition(".")
+        axes = AXES.get((kinds.get(step, ""), name), (tensor.ndim,))
+        if tensor.ndim not in axes:
+            raise ValueError(f"{key}: {tensor.ndim} axes, {' or '.join(map(str, axes))} are needed")
         tensors.setdefault(step, {})[name] = tensor
     network = AbsorbedNetwork(
         [Step(s["name"], s["kind"], tuple(s["inputs"]), s["options"]) for s in content["steps"]],

@@ -67,6 +67,12 @@ class TrainState(TypedDict):
     lines: list[str] | None
 
 
+# What an optimiser keeps of every parameter.
+_KEPT = {
+    "sgd": ("momentum_buffer",),
+    "adamw": ("exp_avg", "exp_avg_sq", "step"),
+    "lamb": ("exp_avg", "exp_avg_sq"),
+}
 STATE: Kind[TrainState] = Kind(TrainState, "", upgrade=lambda content, _: {"lines": None, **content})
 
 
@@ -104,7 +110,7 @@ def check_state(
     """
     checked = STATE.fitting(dict(state))
     check_tensors("model", checked["model"], model)
-    _check_optimizer(checked["optimizer"], optimizer)
+    _check_optimizer(checked["optimizer"], optimizer, run.optimizer.name)
     if set(checked["scaler"]) != set(scaler.state_dict()):
         raise Fault(f"scaler: not that of runtime.precision={run.runtime.precision}")
     _check_rng(checked["rng"])
@@ -112,22 +118,25 @@ def check_state(
     _check_results(checked, order)
 
 
-def _check_optimizer(saved: OptimizerState, optimizer: torch.optim.Optimizer) -> None:
+def _check_optimizer(saved: OptimizerState, optimizer: torch.optim.Optimizer, name: str) -> None:
     own = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in own] != [group["params"] for group in saved["param_groups"]]:
         raise Fault("optimizer.param_groups: other parameters than the network's")
     for i, (mine, theirs) in enumerate(zip(own, saved["param_groups"], strict=True)):
-        for key in ("name", "weight_decay", "momentum", "betas"):
-            if key in mine and _plain(theirs.get(key)) != _plain(mine[key]):
-                raise Fault(f"optimizer.param_groups.{i}.{key}: {theirs.get(key)!r}, the run has {mine[key]!r}")
+        # The learning rate is set at every epoch, and some count their steps; another version may have other options.
+        for key in (set(mine) & set(theirs)) - {"params", "lr", "step"}:
+            if _plain(theirs[key]) != _plain(mine[key]):  # type: ignore[literal-required]
+                raise Fault(f"optimizer.param_groups.{i}.{key}: not that of the run")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Nothing before the first step, without momentum, and where fp16 skipped all.
+    if saved["state"] and sorted(saved["state"]) != list(range(len(parameters))):
+        raise Fault("optimizer.state: not of all parameters")
     for number, values in saved["state"].items():
-        if number >= len(parameters):
-            raise Fault(f"optimizer.state.{number}: no such parameter")
-        for name, value in values.items():
-            if value is not None and not isinstance(value, int | float):
-                scalar = isinstance(value, torch.Tensor) and value.ndim == 0
-                _check_tensor(f"optimizer.state.{number}.{name}", value, value if scalar else parameters[number])
+        for key in sorted({*values, *_KEPT[name]}):
+            if key not in values or key not in _KEPT[name]:
+                raise Fault(f"optimizer.state.{number}.{key}: {'no such key' if key in values else 'is missing'}")
+            scalar = isinstance(values[key], torch.Tensor) and key == "step"
+            _check_tensor(f"optimizer.state.{number}.{key}", values[key], values[key] if scalar else parameters[number])
 
 
 def _plain(value: Any) -> Any:

@@ -35,7 +35,7 @@ def edit(value: Any, rng: random.Random) -> str:
     elif kind == "surplus" and isinstance(container, dict):
         container["surplus"] = rng.choice(VALUES)
     elif kind == "nest":
-        for _ in range(500):
+        for _ in range(100):
             container[key] = [container.get(key) if isinstance(container, dict) else container[key]]
     else:
         container[key] = rng.choice(VALUES)
@@ -58,6 +58,8 @@ def edit_json(path: Path, rng: random.Random) -> str:
     text = json.dumps(content, indent=1)
     if rng.random() < 0.1:
         text, how = text.replace('\n "', '\n "format": 1,\n "format": 1,\n "', 1), "a key twice"
+    if rng.random() < 0.05:
+        text, how = '{"a": ' * 50_000, "nested without end"
     path.write_text(text)
     return how
 
@@ -68,6 +70,9 @@ def edit_yaml(path: Path, rng: random.Random) -> str:
         levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]" for i in range(30)]
         path.write_text("\n".join(levels))
         return "aliases"
+    if rng.random() < 0.05:
+        path.write_text("[" * 5000)
+        return "deep"
     content = yaml.safe_load(path.read_text())
     how = edit(content, rng)
     path.write_text(f"# format {rng.choice([1, 1, 1, 7, 'x'])}\n{yaml.safe_dump(content)}")

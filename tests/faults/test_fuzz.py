@@ -80,7 +80,7 @@ def read_by(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(page, name, lambda jobs: [])
     monkeypatch.setattr(replay, "mirror", lambda messages: json.dumps(messages, allow_nan=False))
     # What is on disk is read, instead of written first; an analysis is not made again.
-    monkeypatch.setattr(evaluate, "_absorb", lambda model, folder, file: load_absorbed(folder))
+    monkeypatch.setattr(evaluate, "_absorb", lambda model, folder, file: load_absorbed(folder) and model)
     whole = ANALYSIS.read(next(made.glob("runs/*/analysis.json")))
     monkeypatch.setattr(analysis, "_analyse", lambda *_: whole)
     monkeypatch.setattr(report, "run_jobs", lambda jobs: None)
