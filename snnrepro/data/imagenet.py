@@ -43,6 +43,10 @@ class FolderSet(ImageSet):
         images = torch.stack([self._image(epoch, index) for epoch, index in keys])
         return images, self.labels[torch.tensor([index for _, index in keys])]
 
+    def where(self, index: int) -> str:
+        """Returns the file of sample ``index``."""
+        return self.files[index]
+
     def _image(self, epoch: int, index: int) -> Tensor:
         image = decode(self.files[index])
         size = [self.size, self.size]

@@ -107,6 +107,10 @@ class ImageSet(Dataset):
             images = self.augment(images, epoch, index)
         return torch.from_numpy(images), self.labels[torch.from_numpy(index)]
 
+    def where(self, index: int) -> str:
+        """Returns in words which sample is number ``index`` of this set."""
+        return f"sample {index}" if self.rows is None else f"recording {self.rows[index]}"
+
     def normalise(self, images: Tensor) -> Tensor:
         """Returns float32 images with the set's mean and std removed per channel, on the device of ``images``."""
         mean, std = (_per_channel(values, images.device) for values in (self.mean, self.std))

@@ -34,12 +34,17 @@ class EpochOrder:
         """Returns the samples in a batch of the epoch, those of all ranks together."""
         return min(self.batch_size, self.size - batch * self.batch_size)
 
+    def stretch(self, batch: int) -> tuple[int, int]:
+        """Returns where in the epoch's order the part of this rank in a batch begins and ends."""
+        start, count = batch * self.batch_size, self.batch_len(batch)
+        low, high = (start + count * r // self.ranks for r in (self.rank, self.rank + 1))
+        return low, high
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, first = self.epoch, self.first_batch
         order = np.arange(self.size) if self.seed is None else permutation(self.size, self.seed, epoch)
         for batch in range(first, len(self)):
-            start, count = batch * self.batch_size, self.batch_len(batch)
-            low, high = (start + count * r // self.ranks for r in (self.rank, self.rank + 1))
+            low, high = self.stretch(batch)
             # A rank may have no part in a small batch; nothing is padded.
             if low < high:
                 yield [(epoch, index) for index in order[low:high].tolist()]

@@ -152,7 +152,9 @@ class LIF(nn.Module):
             # The range of the authors' code.
             nn.init.uniform_(self.u_init, -0.2, 0.2)
         if self._make_membrane_norm is not None:
-            self.membrane_norm, self._make_membrane_norm = self._make_membrane_norm(shape[0]), None
+            # In the mode of the layer: a norm in training would take the statistics of the image that settles it.
+            self.membrane_norm = self._make_membrane_norm(shape[0]).train(self.training)
+            self._make_membrane_norm = None
 
     def dynamics(self, timesteps: int) -> Dynamics:
         """Returns the rules of this layer over a window of ``timesteps``."""

@@ -12,6 +12,7 @@ from snnrepro.data import EpochOrder, ImageSet, loader
 from snnrepro.losses import Loss
 from snnrepro.neurons import spiking_layers
 from snnrepro.runtime import autocast
+from snnrepro.train.guards import NotFinite
 
 
 class SpikeCounter:
@@ -75,6 +76,9 @@ def evaluate(
     The prediction after t steps is what the loss's readout makes of steps 1..t; one pass serves all t, because the
     networks are causal in time. ``firing_rate`` is per layer and step, ``firing_rate_mean`` one number by neuron and
     one by layer. Ranks share the samples, and each gets the result of all.
+
+    Raises DataError naming the first sample that is not finite, DivergedError naming the first whose logits are not:
+    neither is a prediction.
     """
     model.eval()
     correct = torch.zeros(timesteps, dtype=torch.int64, device=device)
@@ -83,17 +87,20 @@ def evaluate(
     batch_size = runtime.eval_batch_size * world_size()
     order = EpochOrder(len(dataset), seed=None, batch_size=batch_size, rank=rank(), ranks=world_size())
     batches = loader(dataset, order, workers=runtime.workers, pin_memory=device.type == "cuda")
+    bad = NotFinite(dataset, device)
     with SpikeCounter(model, timesteps, device) as counter:
-        for images, labels in batches:
+        for batch, (images, labels) in enumerate(batches):
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             x = to_input(dataset, images, runtime.channels_last)
             with autocast(runtime.precision, device):
                 logits = model(x, timesteps).float()
+            bad.note(order.stretch(batch)[0], x if x.ndim == 4 else x.transpose(0, 1), logits.transpose(0, 1))
             loss_sum += loss_fn(logits, labels).double() * len(labels)
             scores = loss_fn.readout(logits)
             correct += (scores.argmax(-1) == labels).sum(1)
             best5 = scores[-1].topk(min(5, logits.shape[-1])).indices
             top5 += (best5 == labels[:, None]).any(1).sum()
+    bad.raise_if_any()
     correct, top5, loss_sum = all_sum(correct), all_sum(top5), all_sum(loss_sum)
     percent = 100 / len(dataset)
     per_timestep = [count * percent for count in correct.tolist()]

@@ -5,10 +5,11 @@ import signal
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from snnrepro.data import EpochOrder
-from snnrepro.errors import ConfigError, DivergedError
+from snnrepro.collectives import all_sum, any_rank, rank, world_size
+from snnrepro.data import EpochOrder, ImageSet
+from snnrepro.errors import ConfigError, DataError, DivergedError
 from snnrepro.neurons import spiking_layers
 from snnrepro.tracking import flat
 
@@ -65,14 +66,73 @@ def require_finite(line: dict[str, Any]) -> None:
             raise DivergedError(f"epoch {line['epoch']}: {name.replace('/', '.')} is not finite")
 
 
+class NotFinite:
+    """Remembers, on the device, the first samples of a set whose pixels or logits are not finite."""
+
+    def __init__(self, dataset: ImageSet, device: torch.device):
+        self.dataset = dataset
+        # Of every rank: number of the first sample with such pixels, and with such logits. The size stands for none.
+        self.none = len(dataset)
+        self.first = torch.full((2,), self.none, dtype=torch.int64, device=device)
+
+    def note(self, start: int, x: Tensor, logits: Tensor) -> None:
+        """Looks at the samples ``start``, ``start + 1``, ...; x and logits: one row for each. Nothing is waited for."""
+        index = torch.arange(start, start + len(x), device=x.device)
+        for kind, values in enumerate((x, logits)):
+            bad = ~torch.isfinite(values).flatten(1).all(1)
+            self.first[kind] = torch.minimum(self.first[kind], torch.where(bad, index, self.none).min())
+
+    def raise_if_any(self) -> None:
+        """Raises DataError for pixels, else DivergedError for logits, on every rank alike."""
+        of_ranks = self.first.new_zeros(world_size(), 2)
+        of_ranks[rank()] = self.first
+        pixels, logits = all_sum(of_ranks).amin(0).tolist()
+        if pixels < self.none:
+            raise _bad_pixels(self.dataset, "test", self.dataset.where(pixels))
+        if logits < self.none:
+            raise DivergedError(
+                f"the logits of a finite input are not finite: dataset={self.dataset.name}, test set, "
+                f"{self.dataset.where(logits)}"
+            )
+
+
+def require_finite_batch(dataset: ImageSet, images: Tensor, order: EpochOrder, batch: int) -> None:
+    """Raises DataError, on every rank, where the training images of a batch are what is not finite."""
+    bad = ~torch.isfinite(dataset.normalise(images)).flatten(1).all(1)
+    if any_rank(bool(bad.any())):
+        order.first_batch = batch
+        keys = next(iter(order))
+        raise _bad_pixels(
+            dataset, "training", ", ".join(dataset.where(keys[i][1]) for i in bad.nonzero().flatten()[:3])
+        )
+
+
+def _bad_pixels(dataset: ImageSet, part: str, where: str) -> DataError:
+    error = DataError(
+        f"dataset={dataset.name}: {part} set, {where}: pixels that are not finite numbers; check what it was read from"
+    )
+    error.common = True
+    return error
+
+
 def require_parts(order: EpochOrder, micro_batches: int) -> None:
     """Raises ConfigError unless every batch of an epoch has a sample for each part on each rank."""
     smallest = order.batch_len(len(order) - 1)
     if smallest < order.ranks * micro_batches:
         raise ConfigError(
             f"batch_size={order.batch_size}: the last batch has {smallest} samples, too few for {order.ranks} "
-            f"processes with micro_batches={micro_batches}; choose another batch_size"
+            f"processes with micro_batches={micro_batches}; {batch_size_for(order, order.ranks * micro_batches)}"
         )
+
+
+def batch_size_for(order: EpochOrder, least: int) -> str:
+    """Returns the nearest batch size, up or down, that leaves at least so many samples to the last batch."""
+    sizes = range(least, order.size + 1)
+    fitting = [size for size in sizes if (order.size - 1) % size + 1 >= least]
+    if not fitting:
+        return f"the training set has {order.size} samples: choose a larger one"
+    best = min(fitting, key=lambda size: abs(size - order.batch_size))
+    return f"batch_size={best} leaves it {(order.size - 1) % best + 1}"
 
 
 def non_finite(model: nn.Module, loss: torch.Tensor) -> str:

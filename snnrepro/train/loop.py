@@ -20,13 +20,15 @@ from snnrepro.neurons.mp_init import one_update
 from snnrepro.records import LINE, RECORD, Record
 from snnrepro.runs import RunLock, read_record, run_id, run_path, stored_lines, write_config
 from snnrepro.runtime import autocast, place, provenance, rng_state, seed_all, set_up
+from snnrepro.train import guards
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
-from snnrepro.train.guards import StopRequest, all_finite, learned_scalars, non_finite, require_finite, require_parts
+from snnrepro.train.guards import StopRequest, all_finite, learned_scalars
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
 from snnrepro.train.state import check_state, restore_generators
+from snnrepro.train.variance import require_samples
 
 # fp16 skips a step whose gradient overflows and lowers its scale; this many in a row mean it cannot recover.
 MAX_SKIPPED_STEPS = 20
@@ -62,7 +64,7 @@ class Trainer:
         self.checkpoints = Checkpoints(path / "checkpoints")
         of_rank = {"batch_size": run.batch_size, "rank": rank(), "ranks": world_size()}
         self.order = EpochOrder(len(self.data.train), seed=run.seed, **of_rank)
-        require_parts(self.order, run.micro_batches)
+        require_samples(self.model, self.data, self.order, run.micro_batches, run.timesteps)
         if rank() > 0:
             # Equal weights above, but dropout of its own from here on.
             seed_all(run.seed + rank())
@@ -120,8 +122,7 @@ class Trainer:
             distributed.beat(run.runtime)
             loss, correct, measured = self.train_step(images, labels)
             seen = self.order.batch_len(self.batch)
-            self.step += 1
-            self.batch += 1
+            self.step, self.batch = self.step + 1, self.batch + 1
             self.totals["loss"] += loss * seen
             self.totals["correct"] += correct
             self.totals["seen"] += seen
@@ -160,7 +161,7 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(gradients)
         # One transfer for all that the host needs to know about the step.
         norm_value, loss_value, correct, *values = torch.cat([norm[None], all_sum(sums)]).tolist()
-        self.check_finite(loss, loss_value, norm_value)
+        self.check_finite(images, loss, loss_value, norm_value)
         if run.optimizer.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, run.optimizer.clip_grad, norm)
         self.scaler.step(self.optimizer)
@@ -184,15 +185,16 @@ class Trainer:
         numbers = torch.stack([loss.detach() * share, correct, *(value * share for value in measured.values())])
         return loss, numbers, list(measured)
 
-    def check_finite(self, loss: Tensor, loss_value: float, norm_value: float) -> None:
-        """Raises DivergedError unless both are finite; fp16 may skip a few steps whose gradient overflows."""
+    def check_finite(self, images: Tensor, loss: Tensor, loss_value: float, norm_value: float) -> None:
+        """Raises DataError or DivergedError unless both are finite; fp16 may skip a few steps that overflow."""
         if all_finite(loss_value, norm_value):
             self.skipped = 0
             return
         self.skipped += 1
         if all_finite(loss_value) and self.scaler.is_enabled() and self.skipped < MAX_SKIPPED_STEPS:
             return
-        raise DivergedError(f"epoch {self.epoch + 1}, step {self.step + 1}: {non_finite(self.model, loss)}")
+        guards.require_finite_batch(self.data.train, images, self.order, self.batch)
+        raise DivergedError(f"epoch {self.epoch + 1}, step {self.step + 1}: {guards.non_finite(self.model, loss)}")
 
     def finish_epoch(self) -> dict[str, Any]:
         """Evaluates, writes the epoch's line and checkpoint, and returns the line."""
@@ -217,7 +219,7 @@ class Trainer:
             **tested,
             "learned": learned_scalars(self.model),
         }
-        require_finite(line)
+        guards.require_finite(line)
         self.final = {"epoch": self.epoch + 1, **tested}
         if self.best is None or tested["top1"] > self.best["top1"]:
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}

@@ -1,12 +1,20 @@
 """Evaluation counts every sample once, at every timestep, and counts spikes."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from snnrepro.build import build_dataset, build_loss, build_model
+from snnrepro.cli import main
 from snnrepro.compose import compose_run
+from snnrepro.data import ImageSet
+from snnrepro.errors import DataError, DivergedError
 from snnrepro.neurons import spiking_layers
+from snnrepro.runs import read_record, run_path
 from snnrepro.train.evaluation import evaluate
+from snnrepro.train.loop import Trainer
 
 
 @pytest.fixture
@@ -75,3 +83,85 @@ def test_evaluation_leaves_the_running_means_and_hooks_alone(parts):
     call(parts)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(layer._forward_hooks for _, layer in spiking_layers(model))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+def test_a_sample_that_is_not_finite_is_named_and_no_prediction(parts, bad, batch_size):
+    test = parts[1]
+    test.images = test.images.float()
+    for index in (31, 17):
+        test.images[index, 0, 2, 5] = bad
+        with pytest.raises(DataError, match=f"dataset=synthetic: test set, sample {index}: pixels that are not finite"):
+            call(parts, batch_size)
+
+
+def test_frames_that_are_not_finite_are_named_by_their_recording(parts):
+    model, test, loss = parts
+    frames = test.images[:, None].repeat(1, 3, 1, 1, 1).half()
+    rows = np.arange(5, 25)
+    frames[20, 2, 0, 1, 1] = math.nan
+    whole = ImageSet("events", frames, test.labels[rows], mean=test.mean, std=test.std, rows=rows)
+    with pytest.raises(DataError, match="dataset=events: test set, recording 20: "):
+        call((model, whole, loss), 8)
+    frames[20] = 0
+    assert call((model, whole, loss), 8)["loss"] > 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("loss", ["ce", "tet", "lts"])
+def test_logits_that_are_not_finite_are_no_prediction(parts, bad, loss):
+    model, test, _ = parts
+
+    def poison(_module, _inputs, logits):
+        if len(logits[0]) == 5:
+            logits[1, 3, 4] = bad
+
+    model.register_forward_hook(poison)
+    parts = model, test, build_loss(compose_run([f"loss={loss}"]))
+    call(parts, 8)
+    with pytest.raises(DivergedError, match=r"logits of a finite input are not finite: .*, test set, sample 38"):
+        call(parts, 7)
+
+
+@pytest.fixture
+def finished(tiny, capsys):
+    assert main(["train", *tiny, "epochs=1"]) == 0
+    capsys.readouterr()
+    return run_path(compose_run([*tiny, "epochs=1"]))
+
+
+def test_evaluating_bad_data_and_bad_weights_is_one_line(finished, tiny, monkeypatch, capsys):
+    words = ["evaluate", f"run={finished.name}", f"runtime.output_dir={finished.parent.parent}"]
+    normalise = ImageSet.normalise
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSet, "normalise", lambda self, images: normalise(self, images) * math.nan)
+        assert main(words) == DataError.exit_code
+    out, err = capsys.readouterr()
+    assert "test set, sample 0" in err and err.count("\n") == 1 and "top-1" not in out
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "forward", lambda self, x: x.new_full((*x.shape[:-1], 10), math.inf))
+        assert main(words) == DivergedError.exit_code
+    out, err = capsys.readouterr()
+    assert "logits" in err and err.count("\n") == 1 and "top-1" not in out
+
+
+def test_bad_test_data_ends_a_run_as_an_error_of_data_and_bad_logits_as_diverged(tiny, monkeypatch):
+    def train(change):
+        run = compose_run([*tiny, "epochs=1"])
+        trainer = Trainer(run, run_path(run))
+        change(trainer)
+        return trainer.fit(), trainer
+
+    def spoil_data(trainer):
+        trainer.data.test.images = trainer.data.test.images.float()
+        trainer.data.test.images[3] = math.nan
+
+    def spoil_logits(trainer):
+        trainer.model.register_forward_hook(lambda model, _, z: z if model.training else z * math.nan)
+
+    with pytest.raises(DataError, match="test set, sample 3"):
+        train(spoil_data)
+    assert read_record(run_path(compose_run([*tiny, "epochs=1"]))) is None
+    record, _ = train(spoil_logits)
+    assert record["status"] == "diverged" and "logits" in record["diverged"]["message"]

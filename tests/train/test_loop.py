@@ -8,7 +8,7 @@ import torch
 
 from snnrepro import config
 from snnrepro.compose import compose_run
-from snnrepro.errors import DivergedError, UserError
+from snnrepro.errors import DataError, DivergedError, UserError
 from snnrepro.runs import read_record, run_path
 from snnrepro.train import guards, loop
 from snnrepro.train.loop import MAX_SKIPPED_STEPS, Trainer, train
@@ -110,12 +110,14 @@ def test_bad_gradient_names_where_it_began(neuron, tiny):
         one_step(t)
 
 
-def test_nan_in_the_data_stops_the_run(tiny):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_training_data_that_is_not_finite_is_named_and_is_no_divergence(tiny, bad):
     t = trainer(tiny)
-    normalise = t.data.train.normalise
-    object.__setattr__(t.data.train, "normalise", lambda images: normalise(images) * float("nan"))
-    with pytest.raises(UserError, match="not finite"):
-        one_step(t)
+    t.data.train.images = t.data.train.images.float()
+    t.data.train.images[77, 0, 3, 3] = bad
+    with pytest.raises(DataError, match=r"dataset=synthetic: training set, sample 77: pixels that are not finite"):
+        t.fit()
+    assert read_record(t.path) is None
 
 
 def test_a_bad_buffer_ends_the_run_as_diverged_with_every_file_readable(tiny, monkeypatch):
