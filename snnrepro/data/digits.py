@@ -26,7 +26,7 @@ class Split(TypedDict):
     test: list[Annotated[Count, Field(lt=1797)]]
 
 
-SPLIT: Kind[Split] = Kind(Split, "restore the file, it is part of snnrepro")
+SPLIT: Kind[Split] = Kind(Split, "reinstall snnrepro")
 
 
 def stratified(labels: np.ndarray, test_fraction: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,9 @@ def load(test_fraction: float, split_seed: int) -> Source:
     file = SPLITS / f"digits_seed{split_seed}.json"
     stored = SPLIT.read(file) if file.exists() else None
     if stored is not None and stored["test_fraction"] == test_fraction:
-        test_index = np.array(stored["test"])
+        test_index = np.array(stored["test"], np.int64)
+        if not np.isin(test_index, np.arange(len(labels))).all():
+            raise DataError(f"{file}: its list does not match its digest; reinstall snnrepro")
         train_index = np.setdiff1d(np.arange(len(labels)), test_index)
     else:
         stored = None

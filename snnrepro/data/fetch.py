@@ -1,6 +1,5 @@
 """Downloads of archives: checked, with a limit on silence, and one line when something fails."""
 
-import http.client
 import socket
 from pathlib import Path
 
@@ -36,10 +35,15 @@ def fetch_archive(url: str | None, root: Path, filename: str, md5: str | None) -
         if url is not None:
             download_url(url, root, filename=filename, md5=md5)
         extract_archive(str(path), str(root))
-    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+    except Exception as error:
+        # Those of the network, of the disk, and of each kind of archive.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if found := fault(path, md5):
             hint = "check the network and the folder, or put the archive there"
-            raise DataError(f"{path}: {found}, and {url} cannot be fetched: {error}; {hint}") from None
-        raise DataError(f"{path}: cannot be unpacked: {error}; check the folder, its rights and the disk") from None
+            source = f", and {url} cannot be fetched: {reason}" if url else ""
+            raise DataError(f"{path}: {found}{source}; {hint}") from None
+        raise DataError(
+            f"{path}: cannot be unpacked: {reason}; check the folder, its rights and the disk, or remove the archive"
+        ) from None
     finally:
         socket.setdefaulttimeout(before)

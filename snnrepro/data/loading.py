@@ -6,12 +6,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from snnrepro.data.images import ImageSet
 from snnrepro.data.order import EpochOrder
@@ -22,8 +24,28 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+class _Workers(_MultiProcessingDataLoaderIter):
+    """torch's worker processes, which also end in silence where only some of them could be started."""
+
+    def __init__(self, loader: DataLoader):
+        # torch sets this last, and needs it to end those that did start.
+        self._workers_status = [True] * loader.num_workers
+        super().__init__(loader)
+
+    def __del__(self) -> None:
+        # Raised where it failed before there was anything to end.
+        with suppress(AttributeError):
+            super().__del__()
+
+
 class _Loader(DataLoader):
     dataset: ImageSet
+
+    def check_worker_number_rationality(self) -> None:
+        """How many processes are worth their while is the user's to say, not torch's."""
+
+    def _get_iterator(self) -> Any:
+        return _Workers(self) if self.num_workers else super()._get_iterator()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         if self.num_workers == 0:
@@ -36,6 +58,8 @@ class _Loader(DataLoader):
             raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2]) from None
         except Exception as error:
             reason = str(error).strip().splitlines()[-1]
+            if "Too many open files" in reason:
+                reason = f"too many open files for runtime.workers={self.num_workers}; ulimit -n sets how many may be"
             raise DataError(
                 f"dataset={self.dataset.name}: {reason}; runtime.workers=0 loads without worker processes"
             ) from error

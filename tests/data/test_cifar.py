@@ -1,6 +1,7 @@
 """Small files in CIFAR's on-disk format; torchvision's digest lists are set to theirs."""
 
 import hashlib
+import io
 import itertools
 import pickle
 import socket
@@ -167,6 +168,40 @@ def test_a_failing_transfer_is_a_data_error(tree, monkeypatch, error):
     with pytest.raises(DataError) as caught:
         build(name, root / "elsewhere", download=True)
     assert one_line(caught).startswith(f"{root / 'elsewhere' / archive.filename}: missing")
+
+
+class Answer(io.BytesIO):
+    """What a server sends: a page of its own, half an archive, or nothing."""
+
+    length, url = None, None
+
+
+@pytest.mark.parametrize("sent", [b"<html>404</html>", b"", "half"])
+def test_what_is_not_the_archive_is_one_line(tree, monkeypatch, sent):
+    name, root, archive, _ = tree
+    packed = (root / archive.filename).read_bytes()
+    content = packed[: len(packed) // 2] if sent == "half" else sent
+    monkeypatch.setattr(utils.urllib.request, "urlopen", lambda *_, **__: Answer(content))
+    with pytest.raises(DataError) as caught:
+        build(name, root / "elsewhere", download=True)
+    message = one_line(caught)
+    assert message.startswith(f"{root / 'elsewhere' / archive.filename}: {'damaged' if content else 'empty'}")
+    # The next attempt begins anew.
+    monkeypatch.setattr(utils.urllib.request, "urlopen", lambda *_, **__: Answer(packed))
+    assert build(name, root / "elsewhere", download=True).digest == build(name, root).digest
+
+
+def test_a_pickle_that_is_not_the_published_one_is_never_loaded(tree, tmp_path):
+    name, root, archive, _ = tree
+
+    class Attack:
+        def __reduce__(self):
+            return open, (str(tmp_path / "owned"), "w")
+
+    (root / archive.base_folder / archive.test_list[0][0]).write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(DataError, match="damaged"):
+        build(name, root)
+    assert not (tmp_path / "owned").exists()
 
 
 def test_a_transfer_has_a_time_limit_and_leaves_none_behind(tree, monkeypatch):

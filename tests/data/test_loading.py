@@ -1,12 +1,16 @@
+import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
+import subprocess
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import command, env
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
@@ -181,6 +185,37 @@ def test_a_killed_worker_is_seen_when_its_batch_is_due(number, monkeypatch):
     worker.join()
     with pytest.raises(DataError, match=r"dataset=digits: DataLoader worker .* exited unexpectedly"):
         list(batches)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [32, 40])
+def test_too_few_file_descriptors_are_one_line(tiny, limit):
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+    words = command("train", *tiny, "epochs=1", "runtime.workers=8")
+    result = subprocess.run(words, env=env(), capture_output=True, text=True, preexec_fn=few)
+    assert result.returncode == 4
+    assert result.stderr.count("\n") == 1 and "oo many open files for runtime.workers=8; ulimit -n" in result.stderr
+
+
+@pytest.mark.slow  # torch waits for workers that it ends
+def test_workers_that_could_not_all_be_started_are_ended(monkeypatch, recwarn):
+    before, started = multiprocessing.active_children(), []
+    start = multiprocessing.process.BaseProcess.start
+
+    def two(self):
+        if len(started) == 2:
+            raise OSError(24, "Too many open files")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", two)
+    with pytest.raises(DataError, match=r"too many open files for runtime\.workers=8"):
+        collect(make_set(), EpochOrder(50, seed=0, batch_size=8), workers=8)
+    gc.collect()
+    assert len(started) == 2 and [child for child in multiprocessing.active_children() if child not in before] == []
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("inference", [False, True])

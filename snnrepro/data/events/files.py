@@ -50,10 +50,14 @@ def find(root: Path, container: str, *, download: bool) -> list[Path]:
 
 
 def fingerprint(paths: list[Path], root: Path) -> str:
-    """Returns a hash of names and sizes: changes when a file is replaced by another."""
+    """Returns a hash of names and sizes: changes when a file is replaced by another. Raises DataError."""
     hasher = hashlib.sha256()
     for path in paths:
-        hasher.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(f"{path}: cannot read: {error.strerror}; unpack its archive again") from None
+        hasher.update(f"{path.relative_to(root)} {size}\n".encode(errors="surrogateescape"))
     return hasher.hexdigest()[:16]
 
 
@@ -62,7 +66,10 @@ def _first_fault(root: Path, suffix: str) -> str | None:
         folder = root / label
         if not folder.is_dir():
             return f"{folder}: no such folder"
-        names = {path.name for path in folder.iterdir()}
+        try:
+            names = {path.name for path in folder.iterdir()}
+        except OSError as error:
+            return f"{folder}: cannot read: {error.strerror}"
         missing = [i for i in range(PER_CLASS) if f"cifar10_{label}_{i}{suffix}" not in names]
         if missing:
             first = f"cifar10_{label}_{missing[0]}{suffix}"
@@ -77,7 +84,8 @@ def _manual(container: str) -> str:
 
 
 def _download(root: Path, container: str) -> None:
-    free = shutil.disk_usage(root if root.exists() else root.parent).free / 1e9
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
     if free < _DISK_GB:
         raise DataError(f"{root}: {free:.0f} GB free, CIFAR10-DVS needs about {_DISK_GB} GB")
     if container == "aedat2":

@@ -34,7 +34,7 @@ def _check(split: Split) -> None:
         raise Fault(f"test: a tenth of {split['per_class']} is needed for each of 10 classes")
 
 
-STORED: Kind[Split] = Kind(Split, "restore the file, it is part of snnrepro", check=_check)
+STORED: Kind[Split] = Kind(Split, "reinstall snnrepro", check=_check)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -71,9 +71,9 @@ def load(split: str, per_class: int, split_seed: int) -> tuple[np.ndarray, np.nd
     stored = STORED.read(file)
     test = held_out(split, per_class, split_seed)
     if per_class == stored["per_class"] and split_seed == stored.get("split_seed", split_seed):
-        test = np.array(stored["test"])
+        test = np.array(stored["test"], np.int64)
         if digest(test) != stored["sha256"]:
-            raise DataError(f"{file}: its list does not match its digest; restore the file")
+            raise DataError(f"{file}: its list does not match its digest; reinstall snnrepro")
     index = np.sort((np.arange(len(CLASSES))[:, None] * per_class + test).ravel())
     train = np.setdiff1d(np.arange(len(CLASSES) * per_class), index)
     return train, index

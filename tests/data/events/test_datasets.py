@@ -18,6 +18,7 @@ from snnrepro.compose import compose_run
 from snnrepro.data.events import cache, dataset, files, splits
 from snnrepro.data.events.reader import READERS
 from snnrepro.data.events.slicing import resize, to_frames
+from snnrepro.data.fetch import fetch_archive
 from snnrepro.errors import DataError, StorageError
 from snnrepro.options import EVENT_SPLITS
 
@@ -284,6 +285,64 @@ def test_an_archive_of_zero_bytes_is_named(tmp_path, monkeypatch):
     (root / "airplane.zip").write_bytes(b"")
     with pytest.raises(DataError, match=r"airplane\.zip: empty, and https://.* cannot be fetched"):
         build(root, "dataset.download=true")
+
+
+@pytest.mark.parametrize("content", [b"PK not a zip", b""])
+def test_an_archive_inside_the_archive_that_is_damaged_is_named(tmp_path, content):
+    (tmp_path / "cat.zip").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        fetch_archive(None, tmp_path, "cat.zip", None)
+    assert str(caught.value).startswith(f"{tmp_path / 'cat.zip'}: ") and "\n" not in str(caught.value)
+    assert "None" not in str(caught.value)
+
+
+def test_a_root_without_parents_and_a_link_to_nowhere_are_named(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(utils.urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("unreachable")))
+    free_disk(monkeypatch, 10**11)
+    with pytest.raises(DataError, match="cannot be fetched: unreachable"):
+        build(tmp_path / "no" / "such" / root.name, "dataset.download=true")
+    file = root / "deer" / f"cifar10_deer_7{READERS[root.name][1]}"
+    file.unlink()
+    file.symlink_to("/nowhere")
+    with pytest.raises(DataError, match=r"cifar10_deer_7.*: cannot read: No such file"):
+        build(root)
+
+
+STORED = ["[]", "{", '{"test": [[1]]}', '{"test": "x", "sha256": ""}', '{"test": [[1], [2, 3]], "sha256": "0"}', "null"]
+
+
+@pytest.mark.parametrize("content", STORED)
+def test_a_stored_split_that_is_none_is_one_line(tmp_path, monkeypatch, content):
+    from snnrepro.data import digits
+
+    for name in ("dvs_cifar10_last100.json", "digits_seed0.json"):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(splits, "FOLDER", tmp_path)
+    monkeypatch.setattr(digits, "SPLITS", tmp_path)
+    with pytest.raises(DataError, match=r"dvs_cifar10_last100\.json: not a list of held-out samples"):
+        splits.load("last100", 1000, 0)
+    with pytest.raises(DataError, match=r"digits_seed0\.json: not a list of held-out samples"):
+        digits.load(0.2, 0)
+
+
+def test_a_preview_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    tiny_digits(monkeypatch)
+    words = ["data", "preview", "digits_dvs", "dataset.size=8", "timesteps=1", "dataset.test_fraction=0.05"]
+    assert main([*words, f"runtime.output_dir={tmp_path}/out"]) == 0
+    assert (tmp_path / "out" / "preview_digits_dvs.png").stat().st_size > 0
+    capsys.readouterr()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for folder in (tmp_path / "out", Path("/proc/nowhere")):
+        with monkeypatch.context() as patch:
+            if folder.exists():
+                patch.setattr(io.os, "fsync", full)
+            assert main([*words, f"runtime.output_dir={folder}"]) == StorageError.exit_code
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and "preview_digits_dvs.png: cannot write" in err
+    assert not list(tmp_path.rglob("*.tmp.*"))
 
 
 def tiny_digits(monkeypatch):
