@@ -192,16 +192,19 @@ def unreadable(path: Path, error: Exception, repair: str = "check the path and i
     return StorageError(f"{path}: cannot read: {reason or error}; {repair}")
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    # A pipe would wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
 def read_bytes(path: Path, repair: str, limit: int = TEXT_BYTES) -> bytes:
     """Returns the bytes of an ordinary file that holds some, up to ``limit``. Raises StorageError; never waits."""
     try:
-        # A pipe would wait for a writer.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(handle, "rb") as file:
-            found = os.fstat(handle)
+        with open(path, "rb", opener=_without_waiting) as file:
+            found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
-                raise StorageError(f"{path}: {kind.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file; {repair}")
+                kind = "a named pipe" if stat.S_ISFIFO(found.st_mode) else "a device"
+                raise StorageError(f"{path}: {kind}, not a file; {repair}")
             data = file.read(limit + 1) if found.st_size <= limit else bytes(1)
     except (OSError, ValueError) as error:
         raise unreadable(path, error, repair) from None

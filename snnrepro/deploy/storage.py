@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from snnrepro import io, stored
-from snnrepro.deploy.network import AbsorbedNetwork, Step
+from snnrepro.deploy.network import OPERATIONS, AbsorbedNetwork, Step
 from snnrepro.deploy.report import Edge, table
 from snnrepro.errors import StorageError
 from snnrepro.stored import Count, Fault, Kind, Name, exact
@@ -143,6 +143,8 @@ FILE: Kind[File] = Kind(File, REPAIR)
 
 def _check(network: Network) -> None:
     for i, step in enumerate(network["steps"]):
+        if step["kind"] not in OPERATIONS:
+            raise Fault(f"steps.{i}.kind: no operation {step['kind']!r}")
         stored.require(OPTIONS.get(step["kind"], NoOptions), step["options"], f"steps.{i}.options")
 
 

@@ -107,7 +107,7 @@ CHANGES = {
     "reads the future": (lambda c: c["steps"][0].update(inputs=["head.fc"]), "before it"),
     "no output": (lambda c: c.update(output="none"), "not defined"),
     "missing step": (lambda c: c["steps"].pop(), "not defined|no operation reads"),
-    "another operation": (lambda c: c["steps"][0].update(kind="sum"), "unknown: .'bias', 'weight'"),
+    "another operation": (lambda c: c["steps"][0].update(kind="sum"), "options.stride: no such key"),
     "no steps": (lambda c: c.pop("steps"), "steps"),
 }
 

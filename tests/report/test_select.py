@@ -138,7 +138,7 @@ def test_outcome_reads_the_metric(run, record):
     assert outcome(*run, "final.top1") == Outcome("missing", None, None, None)
     record(run[1], 96.5)
     assert outcome(*run, "final.top1") == Outcome("done", 96.5, 97.0, "c0ffee")
-    assert outcome(*run, "final.top1_per_timestep.0").value == 95.5
+    assert outcome(*run, "final.top1_per_timestep.0").value == 93.5
     record(run[1], None)
     assert outcome(*run, "final.top1") == Outcome("diverged", None, None, "c0ffee")
 
