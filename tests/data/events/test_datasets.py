@@ -11,14 +11,12 @@ import torch
 from recordings import aedat2, aedat4
 from torchvision.datasets import utils
 
-from snnrepro import io
 from snnrepro.build import build_dataset
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.data.events import cache, dataset, files, splits
 from snnrepro.data.events.reader import READERS
 from snnrepro.data.events.slicing import resize, to_frames
-from snnrepro.data.fetch import fetch_archive
 from snnrepro.errors import DataError, StorageError
 from snnrepro.options import EVENT_SPLITS
 
@@ -244,15 +242,6 @@ def test_a_count_that_frames_cannot_hold_is_said_whenever_they_are_used(root, ca
     assert data.train.images.max() == 2**13
 
 
-def test_a_process_that_dies_while_it_makes_frames_is_one_line(tmp_path, monkeypatch):
-    def die(*_):
-        raise cache.BrokenProcessPool("A process in the process pool was terminated abruptly")
-
-    monkeypatch.setattr(cache, "_made", die)
-    with pytest.raises(DataError, match="a process that made frames was ended"):
-        cache.cached_frames(tmp_path, {}, 3, (1, 2, 4, 4), lambda index: (index, []))
-
-
 def free_disk(monkeypatch, size):
     """What the machine has left is not the test's matter."""
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(size, 0, size))
@@ -288,15 +277,6 @@ def test_an_archive_of_zero_bytes_is_named(tmp_path, monkeypatch):
         build(root, "dataset.download=true")
 
 
-@pytest.mark.parametrize("content", [b"PK not a zip", b""])
-def test_an_archive_inside_the_archive_that_is_damaged_is_named(tmp_path, content):
-    (tmp_path / "cat.zip").write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        fetch_archive(None, tmp_path, "cat.zip", None)
-    assert str(caught.value).startswith(f"{tmp_path / 'cat.zip'}: ") and "\n" not in str(caught.value)
-    assert "None" not in str(caught.value)
-
-
 def test_a_root_without_parents_and_a_link_to_nowhere_are_named(tmp_path, root, monkeypatch):
     monkeypatch.setattr(utils.urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("unreachable")))
     free_disk(monkeypatch, 10**11)
@@ -307,43 +287,6 @@ def test_a_root_without_parents_and_a_link_to_nowhere_are_named(tmp_path, root, 
     file.symlink_to("/nowhere")
     with pytest.raises(DataError, match=r"cifar10_deer_7.*: cannot read: No such file"):
         build(root)
-
-
-STORED = ["[]", "{", '{"test": [[1]]}', '{"test": "x", "sha256": ""}', '{"test": [[1], [2, 3]], "sha256": "0"}', "null"]
-
-
-@pytest.mark.parametrize("content", STORED)
-def test_a_stored_split_that_is_none_is_one_line(tmp_path, monkeypatch, content):
-    from snnrepro.data import digits
-
-    for name in ("dvs_cifar10_last100.json", "digits_seed0.json"):
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(splits, "FOLDER", tmp_path)
-    monkeypatch.setattr(digits, "SPLITS", tmp_path)
-    with pytest.raises(StorageError, match=r"dvs_cifar10_last100\.json: .*; reinstall snnrepro"):
-        splits.load("last100", 1000, 0)
-    with pytest.raises(StorageError, match=r"digits_seed0\.json: .*; reinstall snnrepro"):
-        digits.load(0.2, 0)
-
-
-def test_a_preview_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
-    tiny_digits(monkeypatch)
-    words = ["data", "preview", "digits_dvs", "dataset.size=8", "timesteps=1", "dataset.test_fraction=0.05"]
-    assert main([*words, f"runtime.output_dir={tmp_path}/out"]) == 0
-    assert (tmp_path / "out" / "preview_digits_dvs.png").stat().st_size > 0
-    capsys.readouterr()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    for folder in (tmp_path / "out", Path("/proc/nowhere")):
-        with monkeypatch.context() as patch:
-            if folder.exists():
-                patch.setattr(io.os, "fsync", full)
-            assert main([*words, f"runtime.output_dir={folder}"]) == StorageError.exit_code
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1 and "preview_digits_dvs.png: cannot write" in err
-    assert not list(tmp_path.rglob("*.tmp.*"))
 
 
 def tiny_digits(monkeypatch):
