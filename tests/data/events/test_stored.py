@@ -1,4 +1,4 @@
-"""What is stored beside events, and read back or written: archives, splits, frames, pictures; each fault in one line."""
+"""What is stored beside events: archives, splits, frames, pictures; each fault in one line."""
 
 from pathlib import Path
 
