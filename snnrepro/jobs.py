@@ -114,7 +114,9 @@ class _Pool:
             process = self.context.Process(target=_command, args=(words, log.name))
             process.start()
         except OSError as error:
-            raise StorageError(f"cannot start a run: {error.strerror or error}") from None
+            raise StorageError(
+                f"cannot start a run: {error.strerror or error}; check {tempfile.gettempdir()}, memory and limits"
+            ) from None
         self.running[process] = (job, time.monotonic(), log)
         if self.signal:
             # It came while the process started, which was not among the running ones yet.

@@ -45,7 +45,7 @@ def _figure_messages(path: Path) -> list[Message]:
 
 
 def _artefact(path: Path, group: str, digest: str, message: Message) -> list[Message]:
-    settings = settings_of(path.stem, None, None, path.resolve().parents[1])
+    settings = settings_of(path.stem, None, None, path.resolve().parent.parent)
     fresh = {"id": f"{path.stem}-{digest[:8]}", "group": group, "job_type": group.removesuffix("s"), "resume": "never"}
     return [{"init": settings | fresh}, message, {"finish": {}}]
 
@@ -55,7 +55,7 @@ def _run_messages(path: Path) -> list[Message]:
     if record is None:
         raise StorageError(f"{path / 'record.json'}: missing; only a finished run can be replayed")
     metrics, config, id = read_lines(path, record), record["config"], record["id"]
-    settings = settings_of(id, config["logger"]["project"], config["logger"]["entity"], path.resolve().parents[1])
+    settings = settings_of(id, config["logger"]["project"], config["logger"]["entity"], path.resolve().parent.parent)
     group = config["logger"]["group"] or group_of(config["dataset"]["name"], config["model"]["name"])
     text = stored.read_text(path / "metrics.jsonl", REPAIR) if metrics else ""
     fresh = f"{id}-{io.sha256((text + json.dumps(record)).encode())[:8]}"

@@ -1,5 +1,7 @@
 """Figures are drawn from what runs left behind, and say what is missing."""
 
+import os
+
 import pytest
 
 from snnrepro.analysis import figures
@@ -95,3 +97,13 @@ def test_figures_from_runs(tmp_path, capsys):
     for number in ("4", "5", "6", "7", "10", "11", "13"):
         assert main([number, *words]) == 0, number
     assert len(list((tmp_path / "figures").glob("*.png"))) == 7
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_figure(tmp_path, monkeypatch):
+    def full(_file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"fig03_mini.png: cannot write: No space left on device"):
+        main(["3", f"runtime.output_dir={tmp_path}"])
+    assert list((tmp_path / "figures").iterdir()) == []

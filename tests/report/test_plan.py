@@ -61,3 +61,31 @@ def test_claims_and_figures_are_planned_too(tmp_path, capsys):
     )
     # The claims need all of Table 10, three seeds; Figs 12, 15, 16 add 97 runs, of which claims share 6.
     assert ten[0] == 78 and own[0] == 97 and together[0] == claims[0] + 91
+
+
+def test_folders_that_are_no_runs_are_passed_over_with_one_line(tmp_path, record, capsys):
+    words = [f"runtime.output_dir={tmp_path}"]
+    first, second = distinct_jobs(expand(load("table1"), "mini", words))[:2]
+    record(first, 97.0)
+    for name in ("notes", ".DS_Store"):
+        (tmp_path / "runs" / name).mkdir()
+    (tmp_path / "runs" / "a file").write_text("")
+    copy = record(second, 97.0).parent
+    copy.rename(copy.with_name("a copy"))
+    damaged = tmp_path / "runs" / "digits-old-s0-0123456789" / "record.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    assert main(["plan", "1", "--scale", "mini", *words]) == 0
+    out, err = capsys.readouterr()
+    assert numbers(out, "table1")[0][1] == 1
+    assert err.startswith("warning: 2 folders of runs passed over, such as ") and err.count("\n") == 1
+
+
+def test_a_damaged_record_of_the_plan_is_one_line(tmp_path, record, capsys):
+    words = [f"runtime.output_dir={tmp_path}"]
+    file = record(distinct_jobs(expand(load("table1"), "mini", words))[0], 97.0)
+    file.write_text("{")
+    assert main(["plan", "1", "--scale", "mini", *words]) == 5
+    assert capsys.readouterr().err == (
+        f"error: {file}: not JSON, line 1, column 2; remove the run's folder and train it again\n"
+    )
