@@ -2,7 +2,7 @@
 
 import sys
 
-from snnrepro.cli import main
+from snnrepro.start import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """``python -m snnrepro COMMAND``."""
 
-from snnrepro.cli import main
+from snnrepro.start import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

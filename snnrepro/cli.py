@@ -12,11 +12,21 @@ from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
 from snnrepro.compose import complete, compose_run, folders_of, groups, show, to_yaml
 from snnrepro.config import RunConfig
-from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report
+from snnrepro.errors import (
+    ConfigError,
+    DivergedError,
+    MemoryShortage,
+    Stopped,
+    StorageError,
+    UserError,
+    report,
+    short_of_memory,
+)
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
 from snnrepro.overrides import line, parse
 from snnrepro.records import summary
 from snnrepro.runs import read_record, run_path, with_other_epochs
+from snnrepro.start import interrupted
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
 
@@ -52,11 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words or {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
             return 0
         return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
-    except OSError as error:
+    except KeyboardInterrupt as error:
+        return interrupted(error)
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        if short_of_memory(error):
+            return report(MemoryShortage(error))
+        if not isinstance(error, OSError):
+            raise
         return report(_storage_error(error))
-    except KeyboardInterrupt:
-        print("interrupted; the last checkpoint stands", file=sys.stderr)
-        return 130
 
 
 def _command(words: list[str]) -> int:

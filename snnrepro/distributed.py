@@ -8,9 +8,10 @@ import faulthandler
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,23 +21,32 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from snnrepro.collectives import rank, world_size
-from snnrepro.config import RuntimeConfig
+from snnrepro.compose import to_plain
+from snnrepro.config import RunConfig, RuntimeConfig
 from snnrepro.errors import ConfigError, RankError, UserError
 from snnrepro.launch import end_with_parent, launched, processes_here
+from snnrepro.tracking import flat
 
 T = TypeVar("T")
 
 # How long the ranks that are left wait for each other's report before they name the one that is missing.
 _REPORT_SECONDS = 5.0
+_TELL_SECONDS = 0.2
+# What each machine of a run may have of its own.
+_OF_MACHINE = (
+    "logger", "dataset.root", "dataset.download", "runtime.output_dir", "runtime.workers", "runtime.threads",
+    "runtime.checkpoint_minutes", "runtime.rank_timeout",
+)  # fmt: skip
 
 
 @contextmanager
-def process_group(runtime: RuntimeConfig) -> Iterator[None]:
+def process_group(run: RunConfig) -> Iterator[None]:
     """Joins the other ranks while entered; does nothing in a lone process.
 
-    Raises ConfigError when the launcher's numbers contradict the configuration, RankError naming the ranks that do
-    not come within ``runtime.rank_timeout`` seconds, or that are lost later.
+    Raises ConfigError when the launcher's numbers contradict the configuration, or another rank has another one;
+    RankError naming the ranks that do not come within ``runtime.rank_timeout`` seconds, or that are lost later.
     """
+    runtime = run.runtime
     if not launched():
         yield
         return
@@ -65,6 +75,8 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
         try:
+            settings = {key.replace("/", "."): value for key, value in flat(to_plain(run)).items()}
+            require_alike({key: settings[key] for key in settings if not key.startswith(_OF_MACHINE)})
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -131,10 +143,56 @@ def entered_on_main(context: AbstractContextManager) -> Iterator[None]:
 
 
 def main_first(function: Callable[[], T]) -> T:
-    """Returns ``function()`` of this rank; rank 0 runs before the others, so that one downloads and all find."""
+    """Returns ``function()`` of this rank; rank 0 runs before the others, so that one downloads and all find.
+
+    Making a dataset may take longer than ``runtime.rank_timeout``: the others wait as long as rank 0 lives.
+    """
     result: list[T] = []
-    from_main(lambda: result.append(function()))
+    if rank() > 0:
+        _wait_for_main()
+    from_main(lambda: _waited_for(lambda: result.append(function())))
     return result[0] if result else function()
+
+
+def _wait_for_main() -> None:
+    waiting = torch.ones(())
+    while waiting:
+        dist.broadcast(waiting, 0)
+
+
+def _waited_for(function: Callable[[], None]) -> None:
+    """Calls ``function`` on rank 0 while a thread tells the others to go on waiting."""
+    if world_size() == 1:
+        function()
+        return
+    done = threading.Event()
+
+    def tell() -> None:
+        # Who is lost is said by the next that needs an answer.
+        with suppress(RuntimeError):
+            while not done.wait(_TELL_SECONDS):
+                dist.broadcast(torch.ones(()), 0)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        function()
+    finally:
+        done.set()
+        thread.join()
+        dist.broadcast(torch.zeros(()), 0)
+
+
+def require_alike(values: dict[str, Any]) -> None:
+    """Raises ConfigError, on every rank, naming the first of the values that is not the same on all ranks."""
+    first, *others = gather(values)
+    for number, theirs in enumerate(others, 1):
+        for key in sorted({*first, *theirs}):
+            if first.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"{key}: {first.get(key)} on rank 0, {theirs.get(key)} on rank {number}; "
+                    "start every rank with the same words, code and data"
+                )
 
 
 def gather(value: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """What can go wrong for a user, and the exit code each case ends with."""
 
 import os
+import re
 import sys
 
 
@@ -54,11 +55,28 @@ class AbsorptionError(UserError):
     """A network contains what threshold absorption cannot make exact."""
 
 
+class MemoryShortage(UserError):
+    """The system, or the GPU, has no more memory."""
+
+    def __init__(self, error: BaseException):
+        wanted = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+        super().__init__(
+            f"not enough memory{f' for another {wanted[1]}' if wanted else ''}; lower batch_size, or raise "
+            "micro_batches, which keeps it; where it was evaluating, lower runtime.eval_batch_size"
+        )
+
+
 class Stopped(UserError):
     """A signal ended the run after its state was saved; the same command resumes it."""
 
     exit_code = 75
     common = True
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Returns whether an error, of Python, torch or the system's loader of libraries, says that memory is short."""
+    words = ("allocate memory", "out of memory", "bad_alloc", "map segment from shared object", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def report(error: UserError) -> int:

@@ -22,6 +22,8 @@ from snnrepro.system import usable_cores
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, ForkServerProcess  # Windows has none
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(slots=True)
 class Job:
@@ -62,7 +64,7 @@ def parallelism(run: RunConfig) -> tuple[int, int]:
 def run_jobs(jobs: Sequence[Job]) -> None:
     """Runs every job that has no record yet, several at a time, and leaves the outcome in the jobs.
 
-    A failing job does not stop the others. SIGINT and SIGTERM end the started ones, which save and stop, and
+    A failing job does not stop the others. SIGINT, SIGTERM and SIGHUP end the started ones, which save and stop, and
     raise Stopped; the same command goes on from there.
     """
     waiting: dict[str, Job] = {}
@@ -89,7 +91,7 @@ class _Pool:
 
     def drain(self) -> None:
         print(f"{self.total} runs, {self.at_a_time} at a time, {self.threads} threads each", flush=True)
-        old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        old = {s: signal.signal(s, self._stop) for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
         try:
             while self.running or (self.queue and not self.signal):
                 while self.queue and not self.signal and len(self.running) < self.at_a_time:
@@ -175,7 +177,7 @@ def _command(words: Sequence[str], log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from snnrepro.cli import main
+    from snnrepro.start import main
 
     sys.exit(main(words))
 

@@ -5,8 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from snnrepro.errors import LauncherError, Stopped, report
+from snnrepro.errors import LauncherError, RankError, Stopped, report
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 # What torchrun tells each process. The numbers, and the place where they meet.
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -75,14 +79,14 @@ def silence_others() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 
-def end_with_parent() -> None:
-    """Asks Linux to send this process SIGTERM where its parent is killed: it saves and stops, and is no orphan."""
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Asks Linux to send this process a signal where its parent is killed: it saves and stops, and is no orphan."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, number)
 
 
 def launch(words: Sequence[str], processes: int) -> int:
-    """Runs ``snnrepro train WORDS`` on this machine in so many processes; returns the exit code of the first to fail.
+    """Runs ``snnrepro train WORDS`` on this machine in so many processes; returns the exit code of what went wrong.
 
     What ``torchrun --standalone --nproc-per-node=N train.py WORDS`` does, with this program's exit codes.
     """
@@ -104,7 +108,24 @@ def launch(words: Sequence[str], processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "snnrepro", "train", *words)
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
+        return _code_of(error)
     except SignalException as error:
-        return report(Stopped(f"stopped by {error.sigval.name}, state saved; the same command resumes"))
+        # What was saved, rank 0 has said.
+        return report(Stopped(f"stopped by {error.sigval.name}; the same command resumes"))
     return 0
+
+
+def _code_of(error: "ChildFailedError") -> int:
+    """Returns the exit code of the rank that knew what was wrong, rather than of one that was killed or missed others.
+
+    A rank that was killed cannot say so itself.
+    """
+    codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
+    killed = {rank: signal.Signals(-code).name for rank, code in codes.items() if code < 0}
+    knew = [code for code in codes.values() if code > 0 and code != RankError.exit_code]
+    # Those that are left when one has failed are asked to end by SIGTERM.
+    if knew or not (first := {rank: name for rank, name in killed.items() if name != "SIGTERM"}):
+        return knew[0] if knew else RankError.exit_code
+    names = ", ".join(f"rank {rank} was ended by {name}" for rank, name in first.items())
+    why = ", as where memory is short" if "SIGKILL" in first.values() else ""
+    return report(RankError(f"{names}{why}; the same command resumes"))

@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -193,8 +193,24 @@ class RunLock:
             os.close(self.handle)
             raise StorageError(f"{self.file.parent}: in use by {owner or 'another process'}; wait or stop it") from None
         except OSError as error:
-            raise StorageError(f"{self.file}: cannot lock: {error.strerror}; check the folder and its rights") from None
+            raise StorageError(
+                f"{self.file}: cannot lock: {error.strerror}; check the folder and its rights, or choose a "
+                "runtime.output_dir on a file system that has locks"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.handle)
+
+    def held(self, write: Callable[[], None]) -> None:
+        """Calls ``write``. Raises StorageError where the folder was removed, moved or replaced since it was locked."""
+        try:
+            ours = os.path.samestat(os.fstat(self.handle), os.stat(self.file))
+        except OSError:
+            ours = False
+        if not ours:
+            raise StorageError(
+                f"{self.file.parent}: was removed or moved while the run trained, nothing more is written; "
+                "the same command goes on with what is there"
+            )
+        write()

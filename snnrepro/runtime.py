@@ -141,6 +141,11 @@ def provenance(runtime: RuntimeConfig, device: torch.device) -> dict[str, Any]:
     }
 
 
+def code_of(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Returns the part of a provenance that says which code ran."""
+    return {key: provenance[key] for key in ("snnrepro", "commit", "torch")}
+
+
 def _commit() -> str | None:
     """Returns the checkout's commit, "-dirty" where files differ from it, or None outside a checkout."""
     folder = Path(__file__).resolve().parent.parent

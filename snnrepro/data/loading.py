@@ -18,6 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from snnrepro.data.images import ImageSet
 from snnrepro.data.order import EpochOrder
 from snnrepro.errors import DataError, UserError
+from snnrepro.launch import end_with_parent
 
 
 def _as_is(batch: Any) -> Any:
@@ -77,8 +78,10 @@ class _Loader(DataLoader):
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _end_where_batches_are_lost(_worker: int) -> None:
-    """Makes a worker end that cannot hand a batch over, as where shared memory is full; it would be waited for."""
+def _prepare(_worker: int) -> None:
+    """Makes a worker end at once with its parent, and where it cannot hand a batch over; it would be waited for."""
+    # Not when torch next looks: it has the files of its parent open, the lock of the run among them.
+    end_with_parent(signal.SIGKILL)
 
     def end(error: Exception, _batch: object) -> None:
         print(f"loader: {str(error).strip().splitlines()[-1]}", file=sys.stderr, flush=True)
@@ -97,7 +100,7 @@ def loader(dataset: ImageSet, order: EpochOrder, *, workers: int, pin_memory: bo
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_as_is,
-        worker_init_fn=_end_where_batches_are_lost,
+        worker_init_fn=_prepare,
         pin_memory=pin_memory,
         # The system's own way to start processes: joblib's workers bring one as the default that DataLoader cannot use.
         multiprocessing_context=multiprocessing.get_all_start_methods()[0] if workers else None,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from snnrepro.collectives import all_sum, rank, world_size
 from snnrepro.config import RuntimeConfig
 from snnrepro.data import EpochOrder, ImageSet, loader
+from snnrepro.distributed import beat
 from snnrepro.losses import Loss
 from snnrepro.neurons import spiking_layers
 from snnrepro.runtime import autocast
@@ -90,6 +91,7 @@ def evaluate(
     bad = NotFinite(dataset, device)
     with SpikeCounter(model, timesteps, device) as counter:
         for batch, (images, labels) in enumerate(batches):
+            beat(runtime)
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             x = to_input(dataset, images, runtime.channels_last)
             with autocast(runtime.precision, device):

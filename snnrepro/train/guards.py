@@ -15,16 +15,20 @@ from snnrepro.tracking import flat
 
 
 class StopRequest:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads at step boundaries.
+    """Turns SIGTERM, SIGINT, SIGHUP and SIGUSR1 into a flag that the loop reads at step boundaries.
 
-    A second SIGINT ends the process at once; saves are atomic, so nothing is lost but the current step.
+    A second SIGINT ends a lone process at once; saves are atomic, so nothing is lost but the current step. Ranks get
+    each Ctrl-C twice, from the terminal and from what started them. Signals that are ignored stay so, as under nohup.
     """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.signal = ""
 
     def __enter__(self) -> Self:
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        heard = [s for s in self.SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        self._old = {s: signal.signal(s, self._note) for s in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,7 +36,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.signal and number == signal.SIGINT:
+        if self.signal and number == signal.SIGINT and world_size() == 1:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.neurons.mp_init import one_update
 from snnrepro.records import LINE, RECORD, Record
 from snnrepro.runs import RunLock, read_record, run_id, run_path, stored_lines, write_config
-from snnrepro.runtime import autocast, place, provenance, rng_state, seed_all, set_up
+from snnrepro.runtime import autocast, code_of, place, provenance, seed_all, set_up
 from snnrepro.train import guards
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
@@ -27,7 +28,7 @@ from snnrepro.train.guards import StopRequest, all_finite, learned_scalars
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
-from snnrepro.train.state import check_state, restore_generators
+from snnrepro.train.state import check_state, restore_generators, state_of
 from snnrepro.train.variance import require_samples
 
 # fp16 skips a step whose gradient overflows and lowers its scale; this many in a row mean it cannot recover.
@@ -41,22 +42,26 @@ def train(run: RunConfig) -> Record:
     whose numbers become non-finite ends with the record's status ``diverged``.
     """
     path = run_path(run)
-    with distributed.process_group(run.runtime), distributed.entered_on_main(RunLock(path)):
+    lock = RunLock(path)
+    with distributed.process_group(run), distributed.entered_on_main(lock):
         record = distributed.from_main(lambda: read_record(path))
-        return record if record is not None else Trainer(run, path).fit()
+        if record is None:
+            record = Trainer(run, path, lambda write: distributed.from_main(lambda: lock.held(write))).fit()
+        return record
 
 
 class Trainer:
-    """Everything that changes while a run trains, and the loop that changes it."""
+    """Everything that changes while a run trains, and the loop that changes it. on_disk: calls what writes files."""
 
-    def __init__(self, run: RunConfig, path: Path):
-        self.run, self.path, self.id = run, path, run_id(run)
+    def __init__(self, run: RunConfig, path: Path, on_disk: Callable[..., None] = distributed.from_main):
+        self.run, self.path, self.id, self.on_disk = run, path, run_id(run), on_disk
         self.device = set_up(run.runtime, run.seed)
         self.data = distributed.main_first(lambda: build_dataset(run))
+        self.provenance = provenance(run.runtime, self.device)
+        distributed.require_alike({"data": self.data.digest, **code_of(self.provenance)})
         model = build_model(run, in_shape=self.data.in_shape, num_classes=self.data.num_classes)
         self.model = place(model, self.device, run.runtime.channels_last)
         self.network = distributed.data_parallel(self.model, self.device)
-        self.provenance = provenance(run.runtime, self.device)
         self.parameters = list(self.model.parameters())
         self.loss_fn, self.penalties = build_loss(run), build_penalties(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
@@ -82,8 +87,7 @@ class Trainer:
         announce(self.run, self.path, self.data, self.optimizer, self.provenance)
         if self.step:
             print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
-        if rank() == 0:
-            write_config(self.path, self.run)
+        self.on_disk(lambda: write_config(self.path, self.run))
         tracker = tracking.start(self.run, self.path, self.id, self.lines) if rank() == 0 else tracking.NoTracker()
         with StopRequest() as stop:
             try:
@@ -136,7 +140,8 @@ class Trainer:
             started = now
             if self.batch < len(self.order):
                 self.stop_if_asked(stop)
-                if now - saved > 60 * run.runtime.checkpoint_minutes:
+                # Their clocks differ: together, or some would wait for others that do not save.
+                if any_rank(now - saved > 60 * run.runtime.checkpoint_minutes):
                     self.save()
                     saved = now
         progress.close()
@@ -160,7 +165,7 @@ class Trainer:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         # One transfer for all that the host needs to know about the step.
-        norm_value, loss_value, correct, *values = torch.cat([norm[None], all_sum(sums)]).tolist()
+        norm_value, loss_value, correct, *values = all_sum(torch.cat([norm[None] / world_size(), sums])).tolist()
         self.check_finite(images, loss, loss_value, norm_value)
         if run.optimizer.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, run.optimizer.clip_grad, norm)
@@ -225,8 +230,7 @@ class Trainer:
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {"loss": 0.0, "correct": 0, "seen": 0}
         self.lines.append(json.dumps(LINE.numbered(line), allow_nan=False))
-        if rank() == 0:
-            io.append_line(self.path / "metrics.jsonl", self.lines[-1])
+        self.on_disk(lambda: io.append_line(self.path / "metrics.jsonl", self.lines[-1]))
         self.save()
         print(epoch_line(line, run.epochs, self.timing, len(self.data.train)), flush=True)
         return line
@@ -243,25 +247,10 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint of everything that determines the rest of the run."""
-        state = {
-            "run": self.id,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "rng": distributed.gather(rng_state()),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "step": self.step,
-            "skipped": self.skipped,
-            "totals": self.totals,
-            "best": self.best,
-            "final": self.final,
-            "timing": self.timing,
-            "lines": self.lines,
-        }
+        state = state_of(self)
         # The best, and for Tables 7-9 those after the first and the middle epoch.
         keep = [self.best["step"] if self.best else None, len(self.order), len(self.order) * (self.run.epochs // 2)]
-        distributed.from_main(lambda: self.checkpoints.save(self.step, state, keep))
+        self.on_disk(lambda: self.checkpoints.save(self.step, state, keep))
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, where there is one."""
@@ -277,8 +266,8 @@ class Trainer:
                 setattr(self, name, state[name])
             self.lines = state.get("lines") or distributed.from_main(lambda: stored_lines(self.path, self.epoch))
         # Whatever else the file holds was torn, or is behind the checkpoint and will be written again, the same.
-        if rank() == 0:
-            io.write_atomic(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in self.lines))
+        text = "".join(f"{line}\n" for line in self.lines)
+        self.on_disk(lambda: io.write_atomic(self.path / "metrics.jsonl", text))
 
     def write_record(self, status: str, diverged: dict[str, Any] | None = None) -> Record:
         """Writes and returns the run's record, whose presence makes the run finished."""
@@ -295,6 +284,5 @@ class Trainer:
         }
         if diverged is not None:
             record["diverged"] = diverged
-        if rank() == 0:
-            RECORD.write(self.path / "record.json", record)
+        self.on_disk(lambda: RECORD.write(self.path / "record.json", record))
         return record

@@ -1,7 +1,7 @@
 """What a training run's checkpoint holds, and whether a run can go on from it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,12 +10,16 @@ from typing_extensions import TypedDict
 from snnrepro.collectives import rank, world_size
 from snnrepro.config import RunConfig
 from snnrepro.data import EpochOrder
+from snnrepro.distributed import gather
 from snnrepro.errors import StorageError
 from snnrepro.records import Best, Final
 from snnrepro.runs import parse_lines
 from snnrepro.runtime import restore_rng, rng_state, same_generators, seed_all
 from snnrepro.state import unusable
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact, open_ended
+
+if TYPE_CHECKING:
+    from snnrepro.train.loop import Trainer
 
 
 @exact
@@ -74,6 +78,20 @@ _KEPT = {
     "lamb": ("exp_avg", "exp_avg_sq"),
 }
 STATE: Kind[TrainState] = Kind(TrainState, "", upgrade=lambda content, _: {"lines": None, **content})
+
+
+def state_of(trainer: "Trainer") -> dict[str, Any]:
+    """Returns the ``TrainState`` of a run, with the random generators of all ranks; every rank has to ask."""
+    return {
+        "run": trainer.id,
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "rng": gather(rng_state()),
+        **{name: getattr(trainer, name) for name in ("epoch", "batch", "step", "skipped", "totals", "best", "final")},
+        "timing": trainer.timing,
+        "lines": trainer.lines,
+    }
 
 
 def check_tensors(key: str, tensors: dict[str, Any], model: nn.Module) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +23,7 @@ from typing_extensions import TypedDict
 
 from snnrepro import io, stored
 from snnrepro.errors import DataError, StorageError
+from snnrepro.launch import end_with_parent
 from snnrepro.stored import Kind, exact
 from snnrepro.system import lock, usable_cores
 
@@ -166,6 +168,12 @@ def _reserve(file: Path) -> None:
             os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
 
 
+def _follow_parent() -> None:
+    # Ctrl-C is answered by the process that started this one; where that is killed, nobody wants these frames.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
 def _made(make: Make, chunks: list[np.ndarray]) -> Iterator[Made]:
     """Yields what ``make`` returns for each chunk, in order, from a process for each core where it is worth one."""
     cores = usable_cores()
@@ -173,5 +181,5 @@ def _made(make: Make, chunks: list[np.ndarray]) -> Iterator[Made]:
         yield from map(make, chunks)
         return
     # Fresh processes: a fork would inherit torch's threads in an undefined state.
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_follow_parent) as pool:
         yield from pool.map(make, chunks)
