@@ -175,7 +175,13 @@ class Record(TypedDict):
 
 
 def _upgrade(content: dict, _format: int) -> dict:
-    return {"best": None, "timing": None, **content}
+    """Returns a record of a version without format numbers, with what the first of them did not write."""
+    content = {"best": None, "timing": None, **content}
+    added: dict[str, dict] = {"final": {"firing_rate_mean": {}}, "best": {"firing_rate_mean": {}}}
+    for key, values in (added | {"provenance": {"processes": 1}}).items():
+        if isinstance(content.get(key), dict):
+            content[key] = {**values, **content[key]}
+    return content
 
 
 def _check_final(final: Final, record: Record) -> None:

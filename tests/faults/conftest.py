@@ -7,7 +7,6 @@ import pytest
 from conftest import TINY
 from faults.test_resume import StopAfter
 
-from snnrepro.analysis.run import analyse
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.errors import Stopped
@@ -21,13 +20,12 @@ WORDS = [*TINY, f"epochs={EPOCHS}"]
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder with the finished run seed=0, absorbed and analysed, and seed=1, stopped in its last epoch."""
+    """An output folder with the finished run seed=0, absorbed, and seed=1, stopped in its last epoch."""
     output = tmp_path_factory.mktemp("made")
     place = f"runtime.output_dir={output}"
     assert main(["train", *WORDS, place]) == 0
     folder = run_path(compose_run([*WORDS, place]))
     assert main(["evaluate", f"run={folder.name}", "absorb=true", place]) == 0
-    analyse(folder)
     run = compose_run([*WORDS, place, "seed=1"])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(loop, "StopRequest", StopAfter)

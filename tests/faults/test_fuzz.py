@@ -21,7 +21,7 @@ from snnrepro.compose import compose_run
 from snnrepro.deploy import load_absorbed
 from snnrepro.errors import UserError
 from snnrepro.report import page, plan, tables
-from snnrepro.runs import run_id
+from snnrepro.runs import run_id, run_path
 
 CHUNKS, EDITS = 20, 15
 LIMIT = 60  # seconds until a command counts as hanging; none takes a hundredth of it
@@ -40,6 +40,13 @@ columns:
 rows:
   - {label: [a], run: [neuron=trsg]}
 """
+
+
+@pytest.fixture(scope="session")
+def analysed(made: Path) -> Path:
+    """The output folder, with the analysis of the finished run."""
+    analysis.analyse(run_path(compose_run([*WORDS, f"runtime.output_dir={made}"])))
+    return made
 
 
 class Hang(BaseException):
@@ -71,7 +78,7 @@ def outcome(words: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 @pytest.fixture
-def read_by(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[list[str]]]:
+def read_by(analysed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[list[str]]]:
     """Returns the commands that read a file of the folder ``tmp_path / "outputs"``."""
     composed = cache(lambda words: compose_run(list(words)))
     for module in (cli, page):
@@ -81,7 +88,7 @@ def read_by(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     monkeypatch.setattr(replay, "mirror", lambda messages: json.dumps(messages, allow_nan=False))
     # What is on disk is read, instead of written first; an analysis is not made again.
     monkeypatch.setattr(evaluate, "_absorb", lambda model, folder, file: load_absorbed(folder) and model)
-    whole = ANALYSIS.read(next(made.glob("runs/*/analysis.json")))
+    whole = ANALYSIS.read(next(analysed.glob("runs/*/analysis.json")))
     monkeypatch.setattr(analysis, "_analyse", lambda *_: whole)
     monkeypatch.setattr(report, "run_jobs", lambda jobs: None)
     (tmp_path / "paper").mkdir()
@@ -114,13 +121,13 @@ def read_by(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 @pytest.fixture
-def again(made: Path, tmp_path: Path) -> Callable[[], Path]:
+def again(analysed: Path, tmp_path: Path) -> Callable[[], Path]:
     """Puts a fresh copy of the folder with the runs, a table and claims into its place and returns it."""
 
     def copy() -> Path:
         output = tmp_path / "outputs"
         shutil.rmtree(output, ignore_errors=True)
-        shutil.copytree(made, output)
+        shutil.copytree(analysed, output)
         (output / "tables").mkdir()
         (output / "tables" / "table9_mini.json").write_text(json.dumps(table_of()))
         (output / "tables" / "claims_mini.json").write_text(json.dumps({"scale": "mini", "claims": [claim()]}))
