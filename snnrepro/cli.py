@@ -12,21 +12,11 @@ from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
 from snnrepro.compose import complete, compose_run, folders_of, groups, show, to_yaml
 from snnrepro.config import RunConfig
-from snnrepro.errors import (
-    ConfigError,
-    DivergedError,
-    MemoryShortage,
-    Stopped,
-    StorageError,
-    UserError,
-    report,
-    short_of_memory,
-)
+from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report, short_of_memory
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
 from snnrepro.overrides import line, parse
 from snnrepro.records import summary
 from snnrepro.runs import read_record, run_path, with_other_epochs
-from snnrepro.start import interrupted
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
 
@@ -46,7 +36,7 @@ USAGE = """usage: snnrepro COMMAND ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``snnrepro COMMAND ...`` and returns the exit code (0 done, others: errors.py, 130 Ctrl-C)."""
+    """Runs ``snnrepro COMMAND ...`` and returns the exit code (0 done, others: errors.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     try:
@@ -62,12 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words or {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
             return 0
         return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
-    except KeyboardInterrupt as error:
-        return interrupted(error)
-    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+    except OSError as error:
         if short_of_memory(error):
-            return report(MemoryShortage(error))
-        if not isinstance(error, OSError):
             raise
         return report(_storage_error(error))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from snnrepro.config import RunConfig
-from snnrepro.errors import Stopped, StorageError
+from snnrepro.errors import Stopped, StorageError, UserError
 from snnrepro.launch import end_with_parent
 from snnrepro.runs import read_record, run_id, run_path
 from snnrepro.system import usable_cores
@@ -115,6 +115,12 @@ class _Pool:
             log = tempfile.NamedTemporaryFile("w+", errors="replace")  # noqa: SIM115 - open until the job ends
             process = self.context.Process(target=_command, args=(words, log.name))
             process.start()
+        except (ConnectionError, EOFError):
+            log.close()
+            if self.signal:
+                # It ended the server that forks the jobs, too.
+                return
+            raise UserError("the process that forks the runs was ended; the same command goes on from here") from None
         except OSError as error:
             raise StorageError(
                 f"cannot start a run: {error.strerror or error}; check {tempfile.gettempdir()}, memory and limits"
@@ -158,9 +164,12 @@ def _forkserver(threads: int) -> "ForkServerContext":
     context.set_forkserver_preload(["snnrepro.cli", "snnrepro.train.loop", "snnrepro.data.digits"])
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Ctrl-C is for the sweep; the server ignores it too, but only after seconds of imports.
+    answered = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()
     finally:
+        signal.signal(signal.SIGINT, answered)
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before

@@ -9,40 +9,42 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
-from snnrepro.errors import Stopped, report
+from snnrepro.errors import MemoryShortage, Stopped, report, short_of_memory
 
 _ANSWERED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``snnrepro COMMAND ...`` and returns the exit code (0 done, others: errors.py, 130 Ctrl-C)."""
-    came: list[str] = []
-    with unwinding(came):
+    with unwinding():
         try:
             from snnrepro.cli import main as command
 
             return command(argv)
-        except BaseException as error:
-            # Libraries turn an interrupted import into errors of their own.
-            if came and not isinstance(error, SystemExit):
-                return interrupted(KeyboardInterrupt(*came))
-            raise
+        except KeyboardInterrupt as error:
+            return interrupted(error)
+        except Exception as error:
+            if not short_of_memory(error):
+                raise
+            return report(MemoryShortage(error))
 
 
 @contextmanager
-def unwinding(came: list[str] | None = None) -> Iterator[None]:
+def unwinding() -> Iterator[None]:
     """Lets SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, with the signal's name, while entered.
 
-    The second one ends the process at once. Signals that are ignored stay so, as under nohup. came: receives the name.
+    The second one ends the process at once. Signals that are ignored stay so, as under nohup.
     """
 
-    def unwind(number: int, _frame: object) -> None:
+    def unwind(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        if came is not None:
-            came.append(name)
-        raise KeyboardInterrupt(name)
+        error = KeyboardInterrupt(signal.Signals(number).name)
+        if _importing(frame):
+            # Libraries in C++ swallow exceptions there, or abort. There is nothing to clean up.
+            os._exit(interrupted(error))
+        raise error
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -54,6 +56,14 @@ def unwinding(came: list[str] | None = None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def interrupted(error: KeyboardInterrupt) -> int:
