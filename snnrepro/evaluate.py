@@ -98,7 +98,7 @@ def _find(given: dict[str, str]) -> tuple[Path, Path]:
         return file.absolute().parent.parent, file
     runs = Path(user_path("runtime.output_dir", given.get("runtime.output_dir", "outputs"))) / "runs"
     folder = runs / given["run"]
-    known = [path.name for path in stored.listed(runs) if path.is_dir()]
+    known = [path.name for path in stored.listed(runs) if stored.exists(path / "config.yaml")]
     if given["run"] not in known:
         raise StorageError(f"run={given['run']}: no such run in {runs}{nearest(given['run'], known)}")
     record = read_record(folder)

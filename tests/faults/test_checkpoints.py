@@ -85,10 +85,16 @@ STATES = {
     "no tensor": (lambda s: s["model"].update({"sn1.tau_raw": 1.0}), "model.sn1.tau_raw: must be a dense tensor"),
     "missing": (lambda s: s["model"].pop("sn1.u_init"), "model.sn1.u_init: is missing"),
     "unknown": (lambda s: s["model"].update(x=torch.zeros(1)), "model.x: the network has no such tensor"),
-    "nan": (lambda s: s["model"]["sn1.u_init"].fill_(float("nan")), "model.sn1.u_init: a value is not finite"),
-    "variance": (lambda s: s["model"]["stem.norm.running_var"].fill_(-1), "running_var: a variance is negative"),
-    "threshold": (lambda s: s["model"]["sn1.v_threshold_raw"].fill_(-1e4), "v_threshold_raw: its threshold is 0"),
-    "time constant": (lambda s: s["model"]["sn1.tau_raw"].fill_(-1e4), "tau_raw: its time constant is infinite"),
+    "nan": (
+        lambda s: s["model"]["sn1.u_init"].fill_(float("nan")),
+        "model.sn1.u_init: holds values that are not finite",
+    ),
+    "variance": (lambda s: s["model"]["stem.norm.running_var"].fill_(-1), "running_var: a variance of -1 is negative"),
+    "threshold": (
+        lambda s: s["model"]["sn1.v_threshold_raw"].fill_(-1e4),
+        "v_threshold_raw: -10000 is a threshold of 0",
+    ),
+    "time constant": (lambda s: s["model"]["sn1.tau_raw"].fill_(-1e4), "tau_raw: -10000 is a time constant of inf"),
     "momentum": (
         lambda s: buffers(s)[0].update(momentum_buffer=torch.zeros(2)),
         "state.0.momentum_buffer: float32",
