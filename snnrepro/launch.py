@@ -1,6 +1,7 @@
 """Starting the processes of a run, and knowing that one is among several. Nothing here imports torch early."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -105,6 +106,8 @@ def launch(words: Sequence[str], processes: int) -> int:
         monitor_interval=0.1,
     )
     sys.stdout.flush()
+    # What it has to say is said by the ranks and below, in one line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, sys.executable)("-m", "snnrepro", "train", *words)
     except ChildFailedError as error:

@@ -173,8 +173,10 @@ def _run(command: list[str]) -> str | None:
         return f"{command[0]} did not end within {_PATIENCE} s\n"
     except OSError as error:
         return f"{command[0]} does not start: {error}\n"
-    if result.returncode in (-signal.SIGINT, 128 + signal.SIGINT):
-        raise KeyboardInterrupt
+    # A signal to the whole group of processes reaches the compiler too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if result.returncode in (-number, 128 + number):
+            raise KeyboardInterrupt(number.name)
     return None if result.returncode == 0 else f"{result.stderr}\nexit code {result.returncode}\n"
 
 
