@@ -207,7 +207,7 @@ def test_what_no_training_leaves_behind_is_named(name, value, says, threshold_ma
     if name.endswith("v_threshold_raw") and threshold_map == "tanh":
         value, model.sn1.threshold_map = 0.0, "tanh"
     model.state_dict()[name].fill_(value)
-    assert name in unusable(model.state_dict(), model) and says in unusable(model)
+    assert name in unusable(model.state_dict(), model) and says in unusable(model.state_dict(), model)
 
 
 def test_tensors_that_are_dense_are_taken_as_they_are():
