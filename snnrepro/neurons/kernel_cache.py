@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from snnrepro import io
-from snnrepro.errors import StorageError, UserError
+from snnrepro.errors import ConfigError, StorageError, UserError
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.system import lock
 
@@ -82,7 +82,7 @@ def library(rules: Dynamics, dtype: torch.dtype) -> ctypes.CDLL:
     try:
         path = cache_folder() / name
         _compile_once(macros, path)
-    except (OSError, StorageError) as error:
+    except (OSError, StorageError, ConfigError) as error:
         path = _own_folder(str(error)) / name
         _compile_once(macros, path)
     try:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -127,18 +126,6 @@ def test_a_filled_cache_that_is_read_only_is_used(compiler, tmp_path, monkeypatc
     # As root one may write anywhere: whoever tries is noticed.
     monkeypatch.setattr(kernel_cache.io, "make_dir", lambda path: pytest.fail("written to"))
     assert load().lif_run and times(calls) == 1
-
-
-def test_a_system_without_locks_compiles(compiler, monkeypatch):
-    compiler()
-    monkeypatch.setattr(kernel_cache, "fcntl", None)
-    assert load().lif_run
-
-
-def test_the_module_is_importable_where_there_are_no_locks():
-    code = "import sys; sys.modules['fcntl'] = None; import snnrepro.neurons.kernel_cache as k; print(k.fcntl)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "None"
 
 
 DAMAGE = {
