@@ -58,13 +58,6 @@ class AbsorptionError(UserError):
 class MemoryShortage(UserError):
     """The system, or the GPU, has no more memory."""
 
-    def __init__(self, error: BaseException):
-        wanted = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
-        super().__init__(
-            f"not enough memory{f' for another {wanted[1]}' if wanted else ''}; lower batch_size, or raise "
-            "micro_batches, which keeps it; where it was evaluating, lower runtime.eval_batch_size"
-        )
-
 
 class Stopped(UserError):
     """A signal ended the run after its state was saved; the same command resumes it."""
@@ -73,10 +66,19 @@ class Stopped(UserError):
     common = True
 
 
-def short_of_memory(error: BaseException) -> bool:
-    """Returns whether an error, of Python, torch or the system's loader of libraries, says that memory is short."""
-    words = ("allocate memory", "out of memory", "bad_alloc", "map segment from shared object", "not enough memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+def shortage(error: BaseException) -> MemoryShortage | None:
+    """Returns what to say where an error, of Python, torch or the system, means that memory is short; else None."""
+    text = str(error).lower()
+    if isinstance(error, ImportError) and ("map segment" in text or "allocate memory" in text):
+        return MemoryShortage("not enough memory to load the libraries; raise the limit of this shell (ulimit -v)")
+    words = ("allocate memory", "out of memory", "bad_alloc", "not enough memory")
+    if not isinstance(error, MemoryError) and not any(word in text for word in words):
+        return None
+    wanted = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+    return MemoryShortage(
+        f"not enough memory{f' for another {wanted[1]}' if wanted else ''}; lower batch_size, or raise micro_batches, "
+        "which keeps it; where it was evaluating, lower runtime.eval_batch_size"
+    )
 
 
 def report(error: UserError) -> int:

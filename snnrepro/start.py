@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from snnrepro.errors import MemoryShortage, Stopped, report, short_of_memory
+from snnrepro.errors import Stopped, report, shortage
 
 _ANSWERED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             return interrupted(error)
         except Exception as error:
-            if not short_of_memory(error):
+            short = shortage(error)
+            if short is None:
                 raise
-            return report(MemoryShortage(error))
+            return report(short)
 
 
 @contextmanager
