@@ -101,8 +101,7 @@ def test_a_system_that_ties_no_process_to_cores(monkeypatch, tiny, capsys):
 
 
 def test_affinity_and_locks_are_asked_in_one_place():
-    # The kernels' cache keeps a lock of its own.
-    others = {"system.py", "kernel_cache.py"}
+    others = {"system.py"}
     for path in [*(ROOT / "snnrepro").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
         if path.name not in others:
             assert not {"sched_getaffinity", "fcntl"} & set(path.read_text().replace(".", " ").split()), path
