@@ -12,7 +12,7 @@ from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
 from snnrepro.compose import complete, compose_run, folders_of, groups, show, to_yaml
 from snnrepro.config import RunConfig
-from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report, short_of_memory
+from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report, shortage
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
 from snnrepro.overrides import line, parse
 from snnrepro.records import summary
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
     except OSError as error:
-        if short_of_memory(error):
+        if shortage(error) is not None:
             raise
         return report(_storage_error(error))
 
