@@ -120,7 +120,7 @@ def test_a_sweep_answers_while_its_server_still_imports(number, tiny):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(words, env=env(), text=True, start_new_session=True, **pipes)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not (server := [pid for pid in children.read_text().split() if _is_server(pid)]):
+    while process.poll() is None and not (server := [pid for pid in children.read_text().split() if _is_server(pid)]):
         time.sleep(0.01)
     if number == signal.SIGKILL:
         os.kill(int(server[0]), number)
@@ -168,7 +168,8 @@ run = compose_run(sys.argv[2:])
 with RunLock(Path(sys.argv[1])):
     data = build_dataset(run)
     batches = iter(loader(data.train, EpochOrder(160, seed=0, batch_size=1), workers=2, pin_memory=False))
-    next(batches)
+    for _ in range(8):
+        next(batches)
     print(*Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split(), flush=True)
     time.sleep(1000)
 """
@@ -183,7 +184,8 @@ def test_loader_processes_end_with_a_killed_run_and_free_its_lock(tiny, tmp_path
         # One that hangs, as in a read from a lost file server, does not look whether its parent lives.
         os.kill(worker, signal.SIGSTOP)
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdout.close()
     deadline = time.monotonic() + 30
     while any(map(_lives, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)

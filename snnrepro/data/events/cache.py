@@ -90,6 +90,11 @@ def _alone(file: Path, target: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"{target}: another process is making these frames; waiting for it", flush=True)
             lock(handle, wait=True)
+        except OSError as error:
+            raise StorageError(
+                f"{file}: cannot lock: {error.strerror}; check the folder and its rights, or choose one on a file "
+                "system that has locks"
+            ) from None
         yield
     finally:
         os.close(handle)
