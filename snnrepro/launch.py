@@ -107,7 +107,7 @@ def launch(words: Sequence[str], processes: int) -> int:
     )
     sys.stdout.flush()
     # What it has to say is said by the ranks and below, in one line.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     try:
         elastic_launch(config, sys.executable)("-m", "snnrepro", "train", *words)
     except ChildFailedError as error:
