@@ -118,7 +118,7 @@ def alive(pid):
     return False
 
 
-@pytest.mark.advice("stopped by {}, state saved; the same command resumes")
+@pytest.mark.advice("stopped by {}; the same command resumes")
 def test_a_signal_to_our_own_launcher_saves_and_exits_75(tmp_path):
     line = command("train", *WORDS, "runtime.processes=2", "epochs=500")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

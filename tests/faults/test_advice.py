@@ -22,12 +22,48 @@ NOT_FOLLOWED = {
     "torchrun: {} processes on {} GPUs; start one for each": "needs fewer GPUs than processes, and at least one",
     "runtime.backend=compiled: made for CPUs": "needs a GPU",
     "reinstall scikit-learn": "installs a package",
-    "its list does not match its digest; restore the file": "the file is a part of the package",
     "unpack all archives": "ImageNet: 150 GB",
     "unpack its archive": "ImageNet: 150 GB",
     "sort val by class": "ImageNet: 150 GB",
     "holds train/ and val/": "ImageNet: 150 GB; tests/data/test_imagenet.py reads such folders",
-    "install g++ to compile them": "installs a compiler",
+    "install g++, or use runtime.backend=reference": "installs a compiler",
+    # What these advise is done by the test that is named, though not by words taken from the message.
+    "runs in one process; start it without torchrun": "every test of these commands",
+    "write --config-dir once for each folder": "test_command_line.py::test_own_options_in_runs_sweeps_and_help",
+    "exists already; give the file another name": "test_command_line.py::test_own_options_in_runs_sweeps_and_help",
+    "write --config-dir FOLDER": "test_command_line.py::test_own_options_in_runs_sweeps_and_help",
+    "shows one configuration; leave out -m": "test_command_line.py::test_what_is_followed",
+    "every group has its own place; leave out @{}": "every test that chooses an option",
+    "write install=bash, zsh or fish": "test_command_line.py::test_what_is_followed",
+    "if a launcher left them behind: unset {}": "tests/dist",
+    "set for which launcher? add hydra/launcher=NAME": "tests/test_launchers.py",
+    "hydra/launcher={}: must be one of": "tests/test_launchers.py",
+    "{}: write one value": "every test that sets a key",
+    "an interval needs a program that picks values": "test_words.py::test_a_sweep_has_the_values_of_its_grammar",
+    "a sweep inside a list of values; write all values": "test_words.py::test_a_sweep_has_the_values_of_its_grammar",
+    "glob picks options of a group, and this is a key": "test_words.py::test_a_sweep_has_the_values_of_its_grammar",
+    "not UTF-8, in which runs keep their names": "every test with a path",
+    "start every rank with the same words, code and data": "tests/dist/test_training.py",
+    "use weights=final, or train the run again": "tests/test_evaluate.py",
+    "move network and input together, or use": "tests/neurons/test_compiled.py",
+    "use checkpoint with use_reentrant=False, or under": "tests/neurons/test_recompute.py",
+    "use use_reentrant=False, and where checkpoints are nested": "tests/neurons/test_recompute.py",
+    "does not work together with torch.compile; leave one": "tests/neurons/test_recompute.py",
+    "know reverse-mode gradients alone: use backward()": "every test of gradients",
+    "nothing more is written; the same command goes on": "test_two_at_once.py",
+    "{}{}; the same command resumes": "tests/dist/test_faults.py",
+    "the same command goes on from there": "test_signals.py, test_resume.py",
+    "nobody reads the output any more": "test_command_line.py::test_a_reader_that_ends_early, test_resume.py",
+    # What is wrong lies outside of the program.
+    "check the path, its rights and the disk": "a disk or its rights",
+    "remove it, it is made again": "a folder that cannot be removed by the program",
+    "although just made; check the disk": "a disk that loses what was written",
+    "cannot start a run: {}; check {}, memory and limits": "limits of the machine",
+    "was ended, as by a lack of memory; try again": "memory of the machine",
+    "its list does not match its digest; reinstall snnrepro": "installs a package",
+    "cut the recording there, or write it again": "a recording that cannot be told in order",
+    "check what it was read from": "files of the user",
+    "on Windows use WSL": "another system",
 }
 
 
@@ -160,11 +196,11 @@ def test_help_lists_the_commands(capsys):
     assert "evaluate run=RUN_ID" in capsys.readouterr().out
 
 
-@advice("several values make a sweep; add -m")
+@advice("several values make a sweep; with train.py add -m")
 def test_a_sweep_is_one_with_m(tiny, capsys):
     words = ["train", *tiny, "epochs=1", "seed=0,1"]
     assert main(words) == 2
-    assert "seed=0,1: several values make a sweep; add -m" in capsys.readouterr().err
+    assert "seed=0,1: several values make a sweep; with train.py add -m" in capsys.readouterr().err
     assert len(expand(parse(words[1:]))) == 2
 
 

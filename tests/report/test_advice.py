@@ -39,7 +39,6 @@ def test_a_table_is_quoted_and_checked_as_the_messages_say(small, words, started
     assert table("--check", *words, *str(caught.value).partition("name it: ")[2].split()) == 0
 
 
-@advice("not a table: {}; write it again with the table command")
 def test_a_damaged_table_is_written_again(small, words, started, tmp_path):
     (tmp_path / "README.md").write_text("<!-- table1 mini -->\n<!-- end -->\n")
     quoted = ["--readme", str(tmp_path / "README.md"), *words]
