@@ -194,7 +194,7 @@ def test_a_norm_with_rows_for_every_step_takes_as_many_as_it_says(make):
 def test_more_steps_than_a_kernel_holds_run_by_the_reference():
     with pytest.raises(ConfigError) as caught:
         make_lif(backend="compiled")(torch.zeros(33, 2))
-    (setting,) = re.findall(r"runtime\.backend=\w+", str(caught.value))
+    (setting,) = settings_in(str(caught.value))
     make_lif(backend=setting.removeprefix("runtime.backend="))(torch.zeros(33, 2))
 
 

@@ -62,7 +62,10 @@ def test_page_is_whole_and_needs_nothing_else(output, capsys):
     table = json.loads((output / "tables" / "table10_mini.json").read_text())
     runs = [run for row in table["rows"] for cell in row["cells"] for run in cell["runs"]]
     assert len(found.titles) == 30 and runs[0]["run"] in found.titles[0]
-    assert all("python train.py dataset=digits" in title and title.endswith(" seed=0") for title in found.titles)
+    assert all(
+        "python train.py runtime.precision=fp32 dataset=digits" in title and title.endswith(" seed=0")
+        for title in found.titles
+    )
     assert f"runs/{runs[0]['run']}/record.json" in found.sources
     assert "python train.py" in html and "neuron.v_threshold=0.1" in html
     markdown = (output / "report_mini.md").read_text()
