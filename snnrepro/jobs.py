@@ -164,12 +164,13 @@ def _forkserver(threads: int) -> "ForkServerContext":
     context.set_forkserver_preload(["snnrepro.cli", "snnrepro.train.loop", "snnrepro.data.digits"])
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # Ctrl-C is for the sweep; the server ignores it too, but only after seconds of imports.
-    answered = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C is for the sweep, which answers as soon as it is let through again; the server inherits that it is held
+    # back, because it ignores it by itself only after seconds of imports.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, answered)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before

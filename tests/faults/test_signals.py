@@ -127,8 +127,9 @@ def test_a_sweep_answers_while_its_server_still_imports(number, tiny):
     else:
         os.killpg(process.pid, number)
     _, err = process.communicate(timeout=100)
-    assert err.count("\n") == 1, err
-    assert process.returncode in ({1, 5} if number == signal.SIGKILL else {75, 130}), err
+    # A server that was killed before the first run asked for it is started once more, without a word.
+    assert process.returncode in ({0, 1, 5} if number == signal.SIGKILL else {75, 130}), err
+    assert err.count("\n") == int(process.returncode != 0), err
     again = subprocess.run(words, env=env(), capture_output=True, text=True, timeout=100)
     assert again.returncode == 0, again.stderr
 
