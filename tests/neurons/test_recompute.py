@@ -160,6 +160,7 @@ def test_hooks_of_users_hide_a_region_and_are_refused():
         o.sum().backward()
 
 
+@pytest.mark.advice("use checkpoint with use_reentrant=False, or under")
 @pytest.mark.parametrize("training", [True, False])
 def test_a_fused_norm_is_not_handed_over_without_its_gradients(training):
     norm = TdBN(3, eps=1e-5, momentum=0.1, scale=1.0, fused=True).train(training)
