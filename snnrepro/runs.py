@@ -8,6 +8,7 @@ in a path.
 import glob
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Any, Self
 from snnrepro import io, stored
 from snnrepro.compose import from_plain, to_plain, to_yaml
 from snnrepro.config import RunConfig
-from snnrepro.errors import ConfigError, StorageError, UserError
+from snnrepro.errors import ConfigError, StorageError
 from snnrepro.records import LINE, RECORD, REPAIR, Line, Record
 from snnrepro.system import lock
 
@@ -157,18 +158,27 @@ def read_config(path: Path) -> RunConfig:
 def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:
     """Returns (run id, epochs) of the runs here that are ``run`` but for their number of epochs."""
     folder, id = run_path(run).parent, run_id(run)
+    ids: dict[int, str] = {run.epochs: ""}
     found = []
     # The hash is all that their names differ in.
     for path in sorted(folder.glob(f"{glob.escape(id.rpartition('-')[0])}-*")):
-        try:
-            other = read_config(path)
-            same = path.name != id and run_id(replace(run, epochs=other.epochs)) == path.name
-        except UserError:
-            # Not a run of this version, or not its epochs alone.
+        epochs = _epochs_said_in(path / "config.yaml")
+        if epochs is None:
             continue
-        if same:
-            found.append((path.name, other.epochs))
+        # The id tells whether all else is equal: nothing more of the file needs to be read, which matters in a sweep.
+        if epochs not in ids:
+            ids[epochs] = run_id(replace(run, epochs=epochs))
+        if ids[epochs] == path.name:
+            found.append((path.name, epochs))
     return found
+
+
+def _epochs_said_in(file: Path) -> int | None:
+    try:
+        said = re.search(r"^epochs: (\d{1,9})$", stored.read_text(file, REPAIR), re.M)
+    except StorageError:
+        return None
+    return int(said[1]) if said else None
 
 
 class RunLock:
