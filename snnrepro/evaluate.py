@@ -17,8 +17,6 @@ from snnrepro.runs import read_config, read_record
 if TYPE_CHECKING:
     from torch import nn
 
-    from snnrepro.data import Data
-
 WEIGHTS = ("final", "best")
 # What may differ from the run that is evaluated: where things are and how it executes.
 _MOVABLE = ("dataset.root", "runtime.device", "runtime.backend", "runtime.precision", "runtime.eval_batch_size",
@@ -52,7 +50,8 @@ def main(words: list[str]) -> int:
     target = folder / "absorbed" if given.get("absorb") == "true" else None
     # One pass serves all windows of an image; a recording of events is cut into other frames for each.
     passes = timesteps if run.dataset.name in EVENT_DATASETS else [max(timesteps)]
-    results = {t: _evaluate(run, file, t, target)["top1_per_timestep"] for t in passes}
+    trained_on = None if record is None else record["data"]["digest"]
+    results = {t: _evaluate(run, file, t, target, trained_on)["top1_per_timestep"] for t in passes}
     top1 = {t: results[t if t in results else passes[0]][t - 1] for t in timesteps}
     print(f"{target or file} on {run.dataset.name}")
     for t in timesteps:
@@ -127,7 +126,9 @@ def _timesteps(text: str) -> list[int]:
     return values
 
 
-def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None) -> dict[str, Any]:
+def _evaluate(
+    run: RunConfig, file: Path, timesteps: int, absorbed: Path | None, trained_on: str | None
+) -> dict[str, Any]:
     from snnrepro.build import build_dataset, build_loss, build_model
     from snnrepro.runtime import place, set_up
     from snnrepro.train.checkpoint import load_weights
@@ -136,8 +137,12 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None)
     device = set_up(run.runtime, run.seed)
     # Recordings of events are cut into as many frames as there are steps.
     data = build_dataset(replace(run, timesteps=timesteps))
-    if timesteps == run.timesteps or run.dataset.name not in EVENT_DATASETS:
-        _compare(data, file)
+    comparable = timesteps == run.timesteps or run.dataset.name not in EVENT_DATASETS
+    if comparable and trained_on is not None and trained_on != data.digest:
+        print(
+            f"warning: the data of this run have changed: digest {data.digest[:12]}, {trained_on[:12]} when it was "
+            "trained: accuracies are not comparable"
+        )
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     load_weights(model, file)
     return evaluate(
@@ -148,17 +153,6 @@ def _evaluate(run: RunConfig, file: Path, timesteps: int, absorbed: Path | None)
         device=device,
         runtime=run.runtime,
     )
-
-
-def _compare(data: "Data", file: Path) -> None:
-    """Says in one line where the data are not those that the run of the checkpoint was trained and tested on."""
-    record = read_record(file.absolute().parent.parent)
-    logged = data.digest if record is None else record["data"]["digest"]
-    if data.digest != logged:
-        print(
-            f"warning: the data of this run have changed: digest {data.digest[:12]}, {logged[:12]} when it was "
-            "trained: accuracies are not comparable"
-        )
 
 
 def _absorb(model: "nn.Module", folder: Path, file: Path) -> "nn.Module":
