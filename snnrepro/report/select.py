@@ -119,7 +119,8 @@ def outcome(id: str, job: Job, metric: str | None) -> Outcome:
     if record["status"] == "done" and metric is not None:
         try:
             value = _value(_source(job, record, metric), metric)
-            if metric.startswith("final."):
+            # Records of the first version do not say which epoch was best.
+            if metric.startswith("final.") and record["best"] is not None:
                 best = _value(record, metric.replace("final.", "best.", 1))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             reason = f"{metric} is missing" if isinstance(error, LookupError) else error

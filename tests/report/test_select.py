@@ -185,3 +185,11 @@ def test_missing_jobs_are_those_without_record(small, words, record):
         run_id(job.run) for i, job in enumerate(jobs) if i not in (0, 4)
     ]
     assert json.loads((jobs[0].path / "record.json").read_text())["status"] == "done"
+
+
+def test_a_record_of_an_older_version_has_a_value_and_no_best_epoch(run, record):
+    file = record(run[1], 96.5)
+    content = json.loads(file.read_text())
+    del content["best"], content["format"]
+    file.write_text(json.dumps(content))
+    assert outcome(*run, "final.top1") == Outcome("done", 96.5, None, "c0ffee")
