@@ -89,11 +89,11 @@ class Mirror:
                 pipe.flush()
 
 
-def start(run: RunConfig, path: Path, id: str, lines: Sequence[str] = ()) -> Tracker:
+def start(run: RunConfig, path: Path, id: str, epochs: Sequence[Mapping[str, Any]] = ()) -> Tracker:
     """Returns the tracker that ``run.logger`` asks for, for the run ``id`` in the folder ``path``. Never raises.
 
-    lines: of metrics.jsonl so far. They are told again, because W&B cannot go on with a run that it has offline: the
-    newest offline folder of a run is whole, and what W&B has already, by its step, it passes over.
+    epochs: the metrics of those so far. They are told again, because W&B cannot go on with a run that it has offline:
+    the newest offline folder of a run is whole, and what W&B has already, by its step, it passes over.
     """
     if run.logger.name == "none":
         return NoTracker()
@@ -104,8 +104,8 @@ def start(run: RunConfig, path: Path, id: str, lines: Sequence[str] = ()) -> Tra
     except OSError as error:
         _complain(error)
         return NoTracker()
-    for line in lines:
-        mirror.log(json.loads(line))
+    for metrics in epochs:
+        mirror.log(dict(metrics))
     return mirror
 
 

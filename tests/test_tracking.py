@@ -299,8 +299,7 @@ def test_wandb_itself_takes_runs_and_tables_offline(run, finished, monkeypatch):
 
 def test_a_resumed_run_tells_wandb_its_first_epochs_again(run, fake, capfd):
     calls = fake()
-    lines = [json.dumps({**epoch, "format": 1}) for epoch in EPOCHS[:2]]
-    tracker = tracking.start(run, run_path(run), run_id(run), lines)
+    tracker = tracking.start(run, run_path(run), run_id(run), EPOCHS[:2])
     tracker.log(EPOCHS[2])
     tracker.finish({**RECORD, "config": asdict(run)})
     # Every epoch once, under its own step: what W&B has already, it passes over.

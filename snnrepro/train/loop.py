@@ -19,7 +19,7 @@ from snnrepro.data import EpochOrder, loader
 from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.neurons.mp_init import one_update
 from snnrepro.records import LINE, RECORD, Record
-from snnrepro.runs import RunLock, read_record, run_id, run_path, stored_lines, write_config
+from snnrepro.runs import RunLock, parse_lines, read_record, run_id, run_path, stored_lines, write_config
 from snnrepro.runtime import autocast, code_of, place, provenance, seed_all, set_up
 from snnrepro.train import guards
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
@@ -88,7 +88,8 @@ class Trainer:
         if self.step:
             print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
         self.on_disk(lambda: write_config(self.path, self.run))
-        tracker = tracking.start(self.run, self.path, self.id, self.lines) if rank() == 0 else tracking.NoTracker()
+        before = parse_lines(self.lines, self.epoch, self.path / "metrics.jsonl")
+        tracker = tracking.start(self.run, self.path, self.id, before) if rank() == 0 else tracking.NoTracker()
         with StopRequest() as stop:
             try:
                 while self.epoch < self.run.epochs:
