@@ -201,6 +201,23 @@ def test_evaluation_takes_checkpoints_of_the_run_only(weights, output, capsys):
     assert f"run: it belongs to {other.name}, not to {finished.name}" in err and err.count("\n") == 1
 
 
+@pytest.mark.advice("best: is missing; use weights=final, or train the run again")
+def test_a_record_without_its_best_epoch_has_its_last_weights(output, capsys):
+    run = run_path(compose_run([*WORDS, f"runtime.output_dir={output}"]))
+    # As the first version wrote it.
+    record = json.loads((run / "record.json").read_text())
+    del record["format"], record["best"]
+    (run / "record.json").write_text(json.dumps(record))
+    words = ["evaluate", f"run={run.name}", f"runtime.output_dir={output}"]
+    assert main([*words, "weights=best"]) == 5
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "best: is missing" in err
+    assert main([*words, re.search(r"use (weights=\w+)", err)[1]]) == 0
+    shutil.rmtree(run)
+    assert main(["train", *WORDS, f"runtime.output_dir={output}"]) == 0
+    assert main([*words, "weights=best"]) == 0
+
+
 def test_a_folder_under_another_name_is_refused_by_every_reader(output, capsys):
     place = f"runtime.output_dir={output}"
     run, other = (run_path(compose_run([*WORDS, f"seed={seed}", place])) for seed in (0, 5))

@@ -13,6 +13,7 @@ from conftest import command, env
 
 from snnrepro import cli, start
 from snnrepro.data.loading import loader
+from snnrepro.errors import StorageError
 from snnrepro.jobs import _Pool
 from snnrepro.runs import RunLock
 from snnrepro.start import unwinding
@@ -191,8 +192,18 @@ def test_loader_processes_end_with_a_killed_run_and_free_its_lock(tiny, tmp_path
     while any(map(_lives, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(workers) >= 2 and not any(map(_lives, workers))
-    with RunLock(tmp_path / "run"):
-        pass
+    # A process of several threads looks ended before the last of them has closed its files.
+    while not _free(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _free(tmp_path / "run")
+
+
+def _free(folder):
+    try:
+        with RunLock(folder):
+            return True
+    except StorageError:
+        return False
 
 
 def _lives(pid):

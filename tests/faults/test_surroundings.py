@@ -43,6 +43,7 @@ LEFT = {
 }
 
 
+@pytest.mark.advice("if a launcher left them behind: unset {}")
 @pytest.mark.parametrize(
     "command", [["train"], ["train", "-m", "seed=0,1"], ["train", "nosuch=1"], ["evaluate", "run=x"]]
 )

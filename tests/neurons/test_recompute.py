@@ -1,5 +1,7 @@
 """Gradient checkpointing: the same gradients, and everything that a forward moves moves once."""
 
+import gc
+
 import pytest
 import torch
 from lif_options import make_lif
@@ -121,6 +123,7 @@ def test_nested_ones_inside_of_one_update(parts):
     assert_same(*found)
 
 
+@pytest.mark.advice("use use_reentrant=False, and where checkpoints are nested")
 @pytest.mark.parametrize(
     ("names", "reentrant", "around"),
     [
@@ -145,6 +148,9 @@ def test_where_a_window_started_is_never_guessed(names, reentrant, around):
                 step()
         step()
     assert "\n" not in str(error.value)
+    run = wrap(network(), names, reentrant=False)
+    with one_update():
+        run(x, 4).sum().backward()
 
 
 def test_hooks_of_users_hide_a_region_and_are_refused():
@@ -183,10 +189,13 @@ def test_regions_leave_nothing_behind():
 
     model = network()
     moved(model, wrap(model, ["layer1"]), "each")
+    # Regions of steps that ended in an error are held by its traceback, in circles.
+    gc.collect()
     assert not recompute._seen and not recompute._given
 
 
 @pytest.mark.slow
+@pytest.mark.advice("does not work together with torch.compile; leave one")
 @pytest.mark.parametrize("outside", [True, False], ids=["of a compiled layer", "inside a compiled function"])
 @pytest.mark.parametrize("backend", ["reference", "compiled"])
 def test_a_compiler_and_a_checkpoint_together_are_refused(backend, outside):
@@ -203,3 +212,6 @@ def test_a_compiler_and_a_checkpoint_together_are_refused(backend, outside):
         o = torch.compile(inside, backend="aot_eager")(torch.ones(4, 3, requires_grad=True))
     with pytest.raises(UserError, match=r"torch\.compile"):
         o.sum().backward()
+    x = torch.ones(4, 3, requires_grad=True)
+    for alone in (inside, torch.compile(layer, backend="aot_eager")):
+        alone(x).sum().backward()

@@ -99,6 +99,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.advice("know reverse-mode gradients alone: use backward()")
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("smoothing", [None, 0.5])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -111,6 +112,11 @@ def test_transforms_are_refused_in_one_line(transform, backend, smoothing, gradi
         pytest.raises(UserError, match=r"^[^\n]*torch\.autograd\.grad, not [^\n]*$"),
     ):
         transform(layer, torch.ones(4, 3))
+    x = torch.ones(4, 3, requires_grad=True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+        layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, gradient)
 
 
 @pytest.mark.slow
@@ -122,6 +128,7 @@ def test_a_gradient_of_a_gradient_is_refused_by_the_kernels():
 
 
 @pytest.mark.slow
+@pytest.mark.advice("move network and input together, or use")
 @pytest.mark.parametrize("where", ["norm", "layer", "shortcut"])
 def test_kernels_read_no_memory_of_another_device(where):
     norm = TdBN(3, eps=1e-5, momentum=0.1, scale=1.0, fused=True).eval()
@@ -133,3 +140,8 @@ def test_kernels_read_no_memory_of_another_device(where):
         net[where].to("meta")
     with torch.no_grad(), pytest.raises(UserError, match=r"runtime\.backend=compiled runs on CPUs, \w+ is on meta"):
         net["layer"](net["norm"](x) + shortcut)
+    with torch.no_grad():
+        together = net.to_empty(device="cpu")
+        assert together["layer"](together["norm"](x) + torch.zeros_like(x)).shape == x.shape
+        elsewhere = nn.ModuleDict({"norm": norm, "layer": make_lif(backend="reference").eval()}).to("meta")
+        assert elsewhere["layer"](elsewhere["norm"](x.to("meta")) + x.to("meta")).shape == x.shape

@@ -85,6 +85,7 @@ def test_evaluation_leaves_the_running_means_and_hooks_alone(parts):
     assert not any(layer._forward_hooks for _, layer in spiking_layers(model))
 
 
+@pytest.mark.advice("check what it was read from")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("batch_size", [1, 7, 40])
 def test_a_sample_that_is_not_finite_is_named_and_no_prediction(parts, bad, batch_size):
@@ -94,6 +95,10 @@ def test_a_sample_that_is_not_finite_is_named_and_no_prediction(parts, bad, batc
         test.images[index, 0, 2, 5] = bad
         with pytest.raises(DataError, match=f"dataset=synthetic: test set, sample {index}: pixels that are not finite"):
             call(parts, batch_size)
+    # What the message names is all that was wrong.
+    for index in (31, 17):
+        test.images[index, 0, 2, 5] = 0
+    assert call(parts, batch_size)["loss"] > 0
 
 
 def test_frames_that_are_not_finite_are_named_by_their_recording(parts):

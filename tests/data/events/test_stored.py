@@ -1,7 +1,11 @@
 """What is stored beside events: archives, splits, frames, pictures; each fault in one line."""
 
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from snnrepro import io
@@ -12,13 +16,54 @@ from snnrepro.data.fetch import fetch_archive
 from snnrepro.errors import DataError, StorageError
 
 
+def frames(folder):
+    def make(index):
+        return np.ones((len(index), 1, 2, 4, 4), np.float16), []
+
+    return cache.cached_frames(folder, {}, 3, (1, 2, 4, 4), make)
+
+
+@pytest.mark.advice("was ended, as by a lack of memory; try again")
 def test_a_process_that_dies_while_it_makes_frames_is_one_line(tmp_path, monkeypatch):
     def die(*_):
         raise cache.BrokenProcessPool("A process in the process pool was terminated abruptly")
 
-    monkeypatch.setattr(cache, "_made", die)
-    with pytest.raises(DataError, match="a process that made frames was ended"):
-        cache.cached_frames(tmp_path, {}, 3, (1, 2, 4, 4), lambda index: (index, []))
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="a process that made frames was ended"):
+        patch.setattr(cache, "_made", die)
+        frames(tmp_path)
+    assert frames(tmp_path)[0].all()
+
+
+@pytest.mark.advice("remove it, it is made again")
+def test_a_damaged_cache_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(16, "Device or resource busy")
+
+    frames(tmp_path)
+    (target,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (target / "meta.json").write_text("{")
+    with monkeypatch.context() as patch, pytest.raises(StorageError) as caught:
+        patch.setattr(cache.shutil, "rmtree", refuse)
+        frames(tmp_path)
+    assert str(caught.value) == f"{target}: cannot remove: Device or resource busy; remove it, it is made again"
+    shutil.rmtree(str(caught.value).partition(": ")[0])
+    capsys.readouterr()
+    assert frames(tmp_path)[0].all() and "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.advice("although just made; check the disk")
+def test_a_disk_that_does_not_keep_what_is_written_is_one_line(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def lose(source, target):
+        (source / "frames.npy").write_bytes(b"")
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="unreadable although just made; check the"):
+        patch.setattr(cache, "os", SimpleNamespace(**{**vars(os), "replace": lose}))
+        frames(tmp_path)
+    # With a disk that keeps it.
+    assert frames(tmp_path)[0].all()
 
 
 @pytest.mark.parametrize("content", [b"PK not a zip", b""])
