@@ -62,15 +62,7 @@ def process_group(run: RunConfig) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     end_with_parent()
     timeout = timedelta(seconds=runtime.rank_timeout)
-    # The rendezvous store outlives every rank: those that are left can still talk when one is gone.
-    try:
-        store, number, _ = next(dist.rendezvous("env://", timeout=timeout))
-    except (dist.DistError, RuntimeError, ValueError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise RankError(
-            f"rank {os.environ['RANK']} of {world}: the others did not meet at MASTER_ADDR:MASTER_PORT = {place} "
-            f"within runtime.rank_timeout={runtime.rank_timeout:g} s: {str(error).strip().splitlines()[0]}"
-        ) from None
+    store, number = _meet(runtime.rank_timeout)
     with _naming_lost_ranks(store, number, world):
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
@@ -81,6 +73,33 @@ def process_group(run: RunConfig) -> Iterator[None]:
         finally:
             faulthandler.cancel_dump_traceback_later()
     dist.destroy_process_group()
+
+
+def _meet(seconds: float) -> tuple[dist.Store, int]:
+    """Returns the store in which the ranks talk, and this one's number.
+
+    The store outlives every rank: those that are left can still talk when one is gone.
+    """
+    met: list[Any] = []
+
+    def meet() -> None:
+        try:
+            met.extend(next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds))))
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            met.append(str(error).strip().splitlines()[0])
+
+    # Where another program holds the port and says nothing, torch waits for its answer without an end.
+    thread = threading.Thread(target=meet, daemon=True)
+    thread.start()
+    thread.join(seconds + _REPORT_SECONDS)
+    if len(met) > 1:
+        return met[0], met[1]
+    reason = met[0] if met else "what listens there does not answer: it is another program, or hangs"
+    place = f"MASTER_ADDR:MASTER_PORT = {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    who = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+    if "EADDRINUSE" in reason:
+        raise RankError(f"{who}: {place}: another program has this port; choose another one for all ranks")
+    raise RankError(f"{who}: the others did not meet at {place} within runtime.rank_timeout={seconds:g} s: {reason}")
 
 
 @contextmanager

@@ -79,6 +79,9 @@ def run_jobs(jobs: Sequence[Job]) -> None:
         twin = waiting.get(run_id(job.run))
         if twin is not None:
             job.status, job.code, job.message = twin.status, twin.code, twin.message
+            if job.status == "failed":
+                # It may have been in the hands of another sweep or table, which has finished it since.
+                job.refresh()
 
 
 class _Pool:

@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import socket
+import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command, env
 
 from snnrepro import launch, system
 from snnrepro.cli import main
@@ -81,6 +83,31 @@ def test_processes_that_do_not_come_are_waited_for_and_named(tiny, monkeypatch, 
     assert main(["train", *tiny, "runtime.rank_timeout=1"]) == 6
     err = capsys.readouterr().err
     assert "MASTER_ADDR:MASTER_PORT = 127.0.0.1:1" in err and "runtime.rank_timeout=1" in err
+
+
+@pytest.mark.slow
+@pytest.mark.advice("another program has this port; choose another one for all ranks")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_port_that_another_program_has_is_named(rank, tiny, cli, monkeypatch):
+    """It takes connections and says nothing, on which rank 1 once waited without an end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        surround(monkeypatch, COMPLETE.replace("29500", str(taken)).replace("RANK=0", f"RANK={rank}"))
+        result = cli("train", *tiny, "runtime.rank_timeout=1")
+        assert result.returncode == 6 and result.stderr.count("\n") == 1
+        says = "another program has this port; choose another one for all ranks" if rank == 0 else "does not answer"
+        assert f"rank {rank} of 2" in result.stderr and f"127.0.0.1:{taken}" in result.stderr and says in result.stderr
+        if rank == 0:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                other = str(free.getsockname()[1])
+            ranks = [
+                subprocess.Popen(
+                    command("train", *tiny, "epochs=1", "runtime.rank_timeout=60"),
+                    env={**env(), "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": other},
+                )
+                for number in "01"
+            ]
+            assert [process.wait() for process in ranks] == [0, 0]
 
 
 @pytest.mark.parametrize("name", ["SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snnrepro import jobs
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.data.events.cache import cached_frames
@@ -69,6 +70,23 @@ def test_a_file_system_without_locks_is_named(number, tiny, tmp_path, capsys, mo
     err = capsys.readouterr().err
     assert "on a file system that has locks" in err and err.count("\n") == 1
     assert main(["train", *tiny]) == 0
+
+
+def test_a_sweep_counts_what_another_program_finished_meanwhile(tiny, monkeypatch, capsys):
+    words = [*tiny, "epochs=1"]
+    job, other = (jobs.Job([*words, f"seed={seed}"], compose_run([*words, f"seed={seed}"])) for seed in (0, 1))
+    drain = jobs._Pool.drain
+
+    def meanwhile(pool):
+        locks = [RunLock(each.path) for each in (job, other)]
+        with locks[0], locks[1]:
+            drain(pool)
+        assert main(["train", *job.words]) == 0
+
+    monkeypatch.setattr(jobs._Pool, "drain", meanwhile)
+    jobs.run_jobs([job, other])
+    assert capsys.readouterr().out.count("in use by process") == 2
+    assert (job.status, other.status, other.code) == ("done", "failed", 5)
 
 
 def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
