@@ -2,7 +2,7 @@
 
     python -m scripts.same_weights OTHER_CHECKOUT
 
-Prints a line per run and ends with 1 where one differs, or exists on one side only. For changes that must change nothing.
+Prints a line per run and ends with 1 where one differs: for changes that must change nothing.
 """
 
 import hashlib

@@ -10,8 +10,9 @@ from pathlib import Path
 from snnrepro import io
 from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
-from snnrepro.compose import complete, compose_run, folders_of, groups, show, to_yaml
+from snnrepro.compose import complete, compose_run, folders_of, groups, show
 from snnrepro.config import RunConfig
+from snnrepro.config_values import to_yaml
 from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report, shortage
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
 from snnrepro.overrides import line, parse

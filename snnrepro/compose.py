@@ -1,14 +1,13 @@
-"""From command-line words to a ``RunConfig``: with ``cli.py`` the only code that imports Hydra and OmegaConf."""
+"""From command-line words to a ``RunConfig``, by Hydra."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -20,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from snnrepro import registry
 from snnrepro.checks import nearest
-from snnrepro.config import RunConfig
+from snnrepro.config import GROUPS, Option, RunConfig
+from snnrepro.config_values import explained, to_run_config
 from snnrepro.errors import ConfigError
 from snnrepro.overrides import SEARCH_PATH, is_text, line, parse, quoted, values
 
@@ -29,8 +30,16 @@ _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
 CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 CONFIG_NAME = "train"
-_DEPTH = 5  # of sections and lists in a configuration; the schema needs three
-ConfigStore.instance().store(name="_schema", node=RunConfig)
+
+
+@cache
+def _tell_hydra() -> None:
+    """Stores the schema of a run, and of option ``name`` as ``_name``, from which its YAML files start."""
+    store = ConfigStore.instance().store
+    store(name="_schema", node=RunConfig)
+    for group in GROUPS:
+        for name, schema in registry.options(group).items():
+            store(group=group, name=f"_{name}", node=schema, package=group)
 
 
 @cache
@@ -65,16 +74,23 @@ def folders_of(overrides: Sequence[Override]) -> tuple[str, ...]:
 
 
 @cache
-def keys(schema: type = RunConfig, prefix: str = "") -> tuple[str, ...]:
-    """Returns every dotted key of the schema, sections included."""
-    hints = get_type_hints(schema)
+def keys() -> tuple[str, ...]:
+    """Returns every dotted key that some option has, sections included."""
+    found = list(keys_of(RunConfig, ""))
+    for group in GROUPS:
+        for schema in registry.options(group).values():
+            found.extend(keys_of(schema, f"{group}."))
+    return tuple(dict.fromkeys(found))
+
+
+def keys_of(schema: type, prefix: str) -> list[str]:
+    """Returns the dotted keys of one class, sections included."""
     found: list[str] = []
     for field in fields(schema):
-        name = prefix + field.name
-        found.append(name)
-        if is_dataclass(hints[field.name]):
-            found.extend(keys(hints[field.name], name + "."))
-    return tuple(found)
+        found.append(prefix + field.name)
+        if isinstance(field.type, type) and is_dataclass(field.type) and not issubclass(field.type, Option):
+            found.extend(keys_of(field.type, f"{prefix}{field.name}."))
+    return found
 
 
 def check_names(overrides: Sequence[Override]) -> None:
@@ -120,30 +136,6 @@ def _check_option(group: str, override: Override, options: list[str]) -> None:
             raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}{nearest(value, options)}")
 
 
-def to_run_config(tree: DictConfig) -> RunConfig:
-    """Returns the typed, range-checked configuration. Raises ConfigError naming the dotted key."""
-    try:
-        run = OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:
-        raise _explain(error) from None
-    assert isinstance(run, RunConfig)
-    return run
-
-
-def _explain(error: BaseException) -> ConfigError:
-    """Returns the ConfigError for an exception of Hydra or OmegaConf."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, ConfigError):
-        return error
-    text = str(error)
-    if isinstance(error, YAMLError):
-        return ConfigError(f"not YAML: {' '.join(text.split())}")
-    found = re.search(r"full_key: (\S+)", text)
-    first = (text.strip() or type(error).__name__).splitlines()[0]
-    return ConfigError(f"{found.group(1)}: {first}" if found else first)
-
-
 # What Hydra raises for wrong words and wrong files.
 _REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, RecursionError)
 
@@ -152,18 +144,19 @@ _REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, RecursionError)
 def hydra_loaded() -> Iterator[tuple[Any, Callable[..., DictConfig]]]:
     """Yields Hydra and ``compose_tree(words, **options)``; both raise ConfigError for what they refuse."""
     GlobalHydra.instance().clear()
+    _tell_hydra()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
 
         def compose_tree(words: Sequence[str], **options: bool) -> DictConfig:
             try:
                 return compose(CONFIG_NAME, list(words), **options)
             except _REFUSALS as error:
-                raise _explain(error) from None
+                raise explained(error) from None
 
         try:
             yield GlobalHydra.instance().hydra, compose_tree
         except _REFUSALS as error:
-            raise _explain(error) from None
+            raise explained(error) from None
 
 
 @contextmanager
@@ -186,13 +179,28 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
             if files not in trees:
                 trees[files] = compose_tree(files)
             tree = deepcopy(trees[files])
+            for override in overrides:
+                if line(override) not in files:
+                    _require_key(tree, override)
             try:
                 ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if line(o) not in files], tree)
             except _REFUSALS as error:
-                raise _explain(error) from None
+                raise explained(error) from None
             return to_run_config(tree)
 
         yield make
+
+
+def _require_key(tree: DictConfig, override: Override) -> None:
+    """Raises ConfigError where the chosen option of a group does not have the key, naming those that do."""
+    key = override.key_or_group
+    group, _, name = key.partition(".")
+    schema = OmegaConf.get_type(tree, group)
+    if not name or group not in GROUPS or schema is None or key in keys_of(schema, f"{group}."):
+        return
+    chosen = f"{group}.{GROUPS[group].selector}={tree[group][GROUPS[group].selector]}"
+    others = [other for other, each in registry.options(group).items() if key in keys_of(each, f"{group}.")]
+    raise ConfigError(f"{line(override)}: {chosen} does not use it, {' and '.join(others)} would; leave it out")
 
 
 def sweep_of(words: Sequence[str]) -> list[str]:
@@ -230,51 +238,3 @@ def complete(words: Sequence[str]) -> None:
         except (ValueError, HydraException) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--shell-completion: {reason}; write install=bash, zsh or fish") from None
-
-
-def changed(run: RunConfig, values: Mapping[str, str]) -> RunConfig:
-    """Returns ``run`` with other values, by dotted key, as typed. Raises ConfigError as a command line would."""
-    tree = OmegaConf.structured(run)
-    try:
-        for key, text in values.items():
-            OmegaConf.update(tree, key, None if text == "null" else text)
-    except OmegaConfBaseException as error:
-        raise _explain(error) from None
-    return to_run_config(tree)
-
-
-def to_plain(run: RunConfig) -> dict[str, Any]:
-    """Returns the configuration as nested dicts of plain values."""
-    return asdict(run)
-
-
-def to_yaml(run: RunConfig) -> str:
-    """Returns the configuration as YAML text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(run))
-
-
-def from_plain(plain: dict[str, Any]) -> RunConfig:
-    """Returns the configuration stored as plain values. Raises ConfigError where it does not fit the schema.
-
-    Nothing in it is evaluated: text that refers to other keys or to the environment is refused.
-    """
-    if not isinstance(plain, dict):
-        raise ConfigError(f"a configuration is a mapping of keys, not a {type(plain).__name__}")
-    _refuse_strange(plain)
-    try:
-        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        raise _explain(error) from None
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ConfigError(f"a value does not fit its key: {' '.join(str(error).split())[:200]}") from None
-
-
-def _refuse_strange(value: Any, key: str = "", depth: int = 0) -> None:
-    # OmegaConf explains what is nested deeply in exceptions of its own.
-    if depth > _DEPTH:
-        raise ConfigError(f"{key}: nested too deeply")
-    if isinstance(value, dict | list):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_strange(item, f"{key}.{name}" if key else str(name), depth + 1)
-    elif isinstance(value, str) and "${" in value:
-        raise ConfigError(f"{key}: {value!r} refers to something else, which is not looked up")

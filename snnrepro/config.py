@@ -1,205 +1,219 @@
-"""The schema of a run: every key, its type and its range. YAML files hold the values, this file none.
+"""The schema of a run: its groups, each an option with keys of its own, and the keys that every run has.
+
+YAML files hold the values. ``None`` is the only default: such a key may be left out, and then does nothing.
 
 Slots matter: without them OmegaConf would attach an unknown key that was forced in with ``+`` to the
 object, and the run would silently train with the default.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from snnrepro.checks import in_range, one_of, only_for, user_path
-from snnrepro.config_dataset import DatasetConfig
-from snnrepro.config_model import ModelConfig
+from snnrepro import registry
+from snnrepro.checks import in_range, nearest, one_of, user_path
 from snnrepro.errors import ConfigError
-from snnrepro.options import (
-    BACKENDS,
-    DEVICES,
-    FAMILIES,
-    INPUT_SCALES,
-    LOGGERS,
-    LOSSES,
-    NORMS,
-    OPTIMIZERS,
-    PRECISIONS,
-    RESETS,
-    SCHEDULES,
-    SPARSITY_KINDS,
-    SURROGATES,
-    THRESHOLD_MAPS,
-)
+from snnrepro.options import BACKENDS, DEVICES, PRECISIONS, SCHEDULES, SPARSITY_KINDS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from snnrepro.build import Parts
+    from snnrepro.data.sets import Data
+    from snnrepro.losses import Loss
+    from snnrepro.penalties import Penalty
 
 
-@dataclass(slots=True)
-class MPInitConfig:
-    enabled: bool
-    beta: float
+def elsewhere() -> Any:
+    """Returns a field that says where or how a run executes: another value does not make another run.
+
+    Of a section that is elsewhere, only fields that are marked otherwise make another run.
+    """
+    return field(metadata={"identity": False})
+
+
+def later(as_before: Any) -> Any:
+    """Returns a field that was added to an existing option. as_before: the value that means what runs did without it.
+
+    That value is left out of a run's identity, so that finished runs keep their names.
+    """
+    return field(metadata={"as_before": as_before})
+
+
+@dataclass(slots=True, kw_only=True)
+class Option:
+    """One option of a group. selector: the key that holds the name under which the class is registered."""
+
+    selector: ClassVar[str] = "name"
+
+    def check(self, run: "RunConfig") -> None:
+        """Raises ConfigError where the option does not go together with another part of ``run``."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DatasetOption(Option):
+    """embedded: shipped or made here, so results are no paper numbers. events: recordings, cut into T frames."""
+
+    embedded: ClassVar[bool] = False
+    events: ClassVar[bool] = False
+    name: str
+
+    def load(self, *, seed: int, timesteps: int) -> "Data":
+        """Returns train and test sets; seed: of the augmentation. Raises DataError for missing or damaged files."""
+        raise NotImplementedError
+
+    def folder(self) -> Path | None:
+        """Returns where the user keeps its files (``root``), None where there are none."""
+        root = getattr(self, "root", None)
+        return None if root is None else Path(root)
+
+    def downloads(self) -> bool:
+        """Returns whether ``load`` downloads what is missing (``download``)."""
+        return getattr(self, "download", False)
+
+    def allow_download(self) -> None:
+        """Lets ``load`` download what is missing, of a dataset that can be downloaded."""
+        if hasattr(self, "download"):
+            setattr(self, "download", True)  # noqa: B010 - of the options that have it
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelOption(Option):
+    selector: ClassVar[str] = "arch"
+    name: str
+    arch: str
+    widths: list[int]
+    dropout: float
+    dropout_per_step: bool
 
     def __post_init__(self) -> None:
-        in_range("neuron.mp_init.beta", self.beta, 0, 1, open_low=True)
+        for width in self.widths:
+            in_range("model.widths", width, 1)
+        in_range("model.dropout", self.dropout, 0, 0.95)
+
+    def build(self, parts: "Parts") -> "nn.Module":
+        """Returns the network: images (B, C, H, W) or frames (T, B, C, H, W) to logits (T, B, classes)."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
-class NeuronConfig:
-    family: str
-    v_threshold: float
-    tau: float
-    learn_threshold: bool
-    learn_tau: bool
-    reset: str
-    detach_reset: bool
-    mp_init: MPInitConfig
-    threshold_map: str
-    input_scale: str
-    learn_u_init: bool
-    smoothing: float | None
+@dataclass(slots=True, kw_only=True)
+class NeuronOption(Option):
+    selector: ClassVar[str] = "kind"
+    kind: str = later(as_before="lif")
 
-    def __post_init__(self) -> None:
-        one_of("neuron.family", self.family, FAMILIES)
-        one_of("neuron.threshold_map", self.threshold_map, THRESHOLD_MAPS)
-        one_of("neuron.input_scale", self.input_scale, INPUT_SCALES)
-        if self.threshold_map == "tanh":
-            in_range("neuron.v_threshold", self.v_threshold, 1e-30, 0.999)
-            if self.family != "as_sg":
-                raise ConfigError(
-                    f"neuron.family={self.family}: divides by a threshold that neuron.threshold_map=tanh lets pass 0; "
-                    "use neuron.family=as_sg or neuron.threshold_map=softplus"
-                )
-        if self.smoothing is not None:
-            in_range("neuron.smoothing", self.smoothing, 1e-6, 1 - 1e-6)
-        if self.learn_u_init and self.mp_init.enabled:
-            raise ConfigError(
-                "neuron.learn_u_init=true: IMP and MP-Init both set the first membrane; "
-                "add neuron.mp_init.enabled=false"
-            )
-        one_of("neuron.reset", self.reset, RESETS)
-        in_range("neuron.v_threshold", self.v_threshold, 1e-30, 1e30)
-        in_range("neuron.tau", self.tau, 1, 1e6, open_low=True)
+    def factory(self, run: "RunConfig") -> Callable[..., "nn.Module"]:
+        """Returns ``make_neuron(**changes)``: every call gives a layer with parameters and buffers of its own."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
-class SurrogateConfig:
+@dataclass(slots=True, kw_only=True)
+class SurrogateOption(Option):
     name: str
     gamma: float
 
     def __post_init__(self) -> None:
-        one_of("surrogate.name", self.name, SURROGATES)
         in_range("surrogate.gamma", self.gamma, 0, open_low=True)
 
 
-@dataclass(slots=True)
-class NormConfig:
+@dataclass(slots=True, kw_only=True)
+class NormOption(Option):
     name: str
     eps: float
     momentum: float
-    alpha_v_threshold: bool | None
-    share_affine: bool | None
 
     def __post_init__(self) -> None:
-        one_of("norm.name", self.name, NORMS)
-        keys = {"alpha_v_threshold": self.alpha_v_threshold, "share_affine": self.share_affine}
-        used = {"tdbn": ("alpha_v_threshold",), "tab": ("share_affine",)}.get(self.name, ())
-        only_for("norm", f"norm={self.name}", keys, used)
         in_range("norm.eps", self.eps, 0, open_low=True)
         in_range("norm.momentum", self.momentum, 0, 1, open_low=True)
 
+    def factory(self, run: "RunConfig") -> Callable[..., "nn.Module"]:
+        """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, H, W)."""
+        raise NotImplementedError
 
-@dataclass(slots=True)
+    def of_membrane(self) -> Callable[..., "nn.Module"] | None:
+        """Returns ``make(channels) -> norm`` of the membrane before it meets V_thr, None where there is none."""
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
 class SparsityConfig:
     weight: float
     kind: str
-    target: float | None
+    target: float | None = None
 
     def __post_init__(self) -> None:
         in_range("loss.sparsity.weight", self.weight, 0)
         one_of("loss.sparsity.kind", self.kind, SPARSITY_KINDS)
-        used = ("target",) if self.kind == "target" else ()
-        only_for("loss.sparsity", f"loss.sparsity.kind={self.kind}", {"target": self.target}, used)
+        if self.target is None and self.kind == "target":
+            raise ConfigError("loss.sparsity.target=null: loss.sparsity.kind=target needs a value")
         if self.target is not None:
+            if self.kind != "target":
+                raise ConfigError(
+                    f"loss.sparsity.target={self.target}: loss.sparsity.kind={self.kind} does not use it; leave it out"
+                )
             in_range("loss.sparsity.target", self.target, 0, 1)
 
 
-@dataclass(slots=True)
-class LossConfig:
+@dataclass(slots=True, kw_only=True)
+class LossOption(Option):
     name: str
-    tet_weight: float | None
-    tet_target: float | None
-    rmp_weight: float | None
-    mps_weight: float | None
-    mps_temperature: float | None
     sparsity: SparsityConfig
 
-    def __post_init__(self) -> None:
-        one_of("loss.name", self.name, LOSSES)
-        names = ("tet_weight", "tet_target", "rmp_weight", "mps_weight", "mps_temperature")
-        keys = {name: getattr(self, name) for name in names}
-        only_for("loss", f"loss={self.name}", keys, [name for name in names if name.startswith(f"{self.name}_")])
-        for name in ("rmp_weight", "mps_weight"):
-            if keys[name] is not None:
-                in_range(f"loss.{name}", keys[name], 0)
-        if self.tet_weight is not None:
-            in_range("loss.tet_weight", self.tet_weight, 0, 1)
-        if self.tet_target is not None:
-            in_range("loss.tet_target", self.tet_target, 0)
-        if self.mps_temperature is not None:
-            in_range("loss.mps_temperature", self.mps_temperature, 0, open_low=True)
+    def build(self) -> "Loss":
+        """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar`` and the ``readout`` that predicts with it."""
+        raise NotImplementedError
+
+    def penalties(self) -> "list[Penalty]":
+        """Returns what training adds for the inside of the spiking layers, besides sparsity."""
+        return []
 
 
-@dataclass(slots=True)
-class OptimizerConfig:
+@dataclass(slots=True, kw_only=True)
+class OptimizerOption(Option):
     name: str
     lr: float
-    momentum: float | None
-    betas: list[float] | None
     weight_decay: float
     neuron_weight_decay: float
     decay_norm_and_bias: bool
     schedule: str
     warmup_epochs: int
-    clip_grad: float | None
+    clip_grad: float | None = None
 
     def __post_init__(self) -> None:
-        one_of("optimizer.name", self.name, OPTIMIZERS)
         one_of("optimizer.schedule", self.schedule, SCHEDULES)
-        keys = {"momentum": self.momentum, "betas": self.betas}
-        only_for("optimizer", f"optimizer={self.name}", keys, ("momentum",) if self.name == "sgd" else ("betas",))
         in_range("optimizer.lr", self.lr, 0, open_low=True)
         in_range("optimizer.weight_decay", self.weight_decay, 0)
         in_range("optimizer.neuron_weight_decay", self.neuron_weight_decay, 0)
         in_range("optimizer.warmup_epochs", self.warmup_epochs, 0)
-        if self.momentum is not None:
-            in_range("optimizer.momentum", self.momentum, 0, 0.9999)
-        if self.betas is not None:
-            if len(self.betas) != 2:
-                raise ConfigError(f"optimizer.betas={self.betas}: two numbers are needed")
-            for beta in self.betas:
-                in_range("optimizer.betas", beta, 0, 0.99999)
         if self.clip_grad is not None:
             in_range("optimizer.clip_grad", self.clip_grad, 0, open_low=True)
 
+    def check(self, run: "RunConfig") -> None:
+        if self.warmup_epochs >= run.epochs:
+            raise ConfigError(f"optimizer.warmup_epochs={self.warmup_epochs}: must be below epochs={run.epochs}")
 
-@dataclass(slots=True)
-class LoggerConfig:
+    def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+        """Returns the optimiser of parameter groups that bring their own ``weight_decay``."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True, kw_only=True)
+class LoggerOption(Option):
     name: str
-    project: str | None
-    entity: str | None
-    group: str | None
-
-    def __post_init__(self) -> None:
-        one_of("logger.name", self.name, LOGGERS)
-        if self.name == "wandb" and not self.project:
-            raise ConfigError("logger.project=null: logger=wandb needs a project name")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RuntimeConfig:
     device: str
-    precision: str
+    precision: str = field(metadata={"identity": True})
     backend: str
     output_dir: str
     deterministic: bool
     channels_last: bool
     eval_batch_size: int
     workers: int
-    threads: int | None
+    threads: int | None = None
     checkpoint_minutes: float
     processes: int
     rank_timeout: float
@@ -219,17 +233,17 @@ class RuntimeConfig:
         self.output_dir = user_path("runtime.output_dir", self.output_dir)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RunConfig:
-    dataset: DatasetConfig
-    model: ModelConfig
-    neuron: NeuronConfig
-    surrogate: SurrogateConfig
-    norm: NormConfig
-    loss: LossConfig
-    optimizer: OptimizerConfig
-    logger: LoggerConfig
-    runtime: RuntimeConfig
+    dataset: DatasetOption
+    model: ModelOption
+    neuron: NeuronOption
+    surrogate: SurrogateOption
+    norm: NormOption
+    loss: LossOption
+    optimizer: OptimizerOption
+    logger: LoggerOption = elsewhere()  # noqa: RUF009 - a field
+    runtime: RuntimeConfig = elsewhere()  # noqa: RUF009
     seed: int
     epochs: int
     timesteps: int
@@ -242,24 +256,42 @@ class RunConfig:
         in_range("timesteps", self.timesteps, 1, 1024)
         in_range("batch_size", self.batch_size, 1)
         in_range("micro_batches", self.micro_batches, 1)
-        loops = {"norm=mpbn": self.norm.name == "mpbn", "neuron.smoothing": self.neuron.smoothing is not None}
-        for option in (name for name, used in loops.items() if used and self.runtime.backend != "reference"):
-            raise ConfigError(f"runtime.backend={self.runtime.backend}: {option} needs runtime.backend=reference")
-        if self.norm.name == "mpbn" and self.loss.rmp_weight is not None:
-            raise ConfigError(
-                "loss=rmp: reads membranes a second time, and norm=mpbn would count them twice; use loss=ce"
-            )
-        if self.model.connect in ("and", "iand") and self.neuron.family == "trsg":
-            raise ConfigError(
-                f"model.connect={self.model.connect}: needs spikes of 0 and 1, and neuron.family=trsg emits V_thr; "
-                "use model.connect=add or neuron=rs_sg"
-            )
-        if self.norm.alpha_v_threshold and self.neuron.learn_threshold:
-            raise ConfigError(
-                "norm.alpha_v_threshold=true: the factor alpha * V_thr needs a fixed threshold; "
-                "add neuron.learn_threshold=false"
-            )
-        if self.optimizer.warmup_epochs >= self.epochs:
-            raise ConfigError(
-                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs}: must be below epochs={self.epochs}"
-            )
+        for group in GROUPS:
+            option = getattr(self, group)
+            _require_registered(group, option)
+            option.check(self)
+
+
+# The sections of a run that hold one of several options, and what all options of one have in common.
+GROUPS: dict[str, type[Option]] = {
+    each.name: each.type for each in fields(RunConfig) if isinstance(each.type, type) and issubclass(each.type, Option)
+}
+
+
+def _require_registered(group: str, option: Option) -> None:
+    key, name = f"{group}.{option.selector}", getattr(option, option.selector)
+    known = registry.options(group)
+    one_of(key, name, known)
+    if known[name] is not type(option):
+        raise ConfigError(f"{key}={name}: comes with an option of its own; choose one with {group}=OPTION")
+
+
+def section_class(group: str, section: Any) -> type:
+    """Returns the class of a stored section. Raises ConfigError where it names no registered option."""
+    base = GROUPS[group]
+    if not isinstance(section, dict):
+        raise ConfigError(f"{group}: a mapping of keys is needed, not a {type(section).__name__}")
+    name, known = section.get(base.selector), registry.options(group)
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(
+            f"{group}.{base.selector}={name}: must be one of {', '.join(known)}{nearest(str(name), known)}"
+        )
+    return known[name]
+
+
+def require_length(key: str, values: Sequence[int], length: int, owner: str) -> None:
+    """Raises ConfigError unless there are ``length`` values, each at least 1."""
+    if len(values) != length:
+        raise ConfigError(f"{key}={list(values)}: {owner} needs {length} of them")
+    for value in values:
+        in_range(key, value, 1)

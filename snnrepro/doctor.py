@@ -13,7 +13,7 @@ from snnrepro import __version__
 from snnrepro.checks import nearest
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, DataError
-from snnrepro.options import DATASETS, EVENT_DATASETS
+from snnrepro.registry import options
 from snnrepro.system import usable_cores
 
 # Packages that only some commands need: what for, and how to get them.
@@ -71,7 +71,7 @@ def examine(words: Sequence[str]) -> Iterator[Finding]:
             yield Finding(package, f"not installed, for {purpose}", command)
     for what, folder in (("outputs", Path(run.runtime.output_dir)), ("kernel cache", cache_folder())):
         yield _disk(what, folder)
-    yield _data(run.dataset.name, run.dataset.root)
+    yield _data(run.dataset.name, run.dataset.folder())
 
 
 def _disk(what: str, folder: Path) -> Finding:
@@ -87,12 +87,11 @@ def _disk(what: str, folder: Path) -> Finding:
     return Finding(what, f"{folder}, {free:.1f} GB free", fix)
 
 
-def _data(name: str, root: str | None) -> Finding:
+def _data(name: str, root: Path | None) -> Finding:
     if root is None:
         return Finding(f"dataset {name}", "comes with the package")
-    found = Path(root)
-    fix = None if found.is_dir() else f"snnrepro data prepare {name} dataset.root={root}"
-    return Finding(f"dataset {name}", str(found.absolute()), fix)
+    fix = None if root.is_dir() else f"snnrepro data prepare {name} dataset.root={root}"
+    return Finding(f"dataset {name}", str(root.absolute()), fix)
 
 
 def data(words: list[str]) -> int:
@@ -104,13 +103,15 @@ def data(words: list[str]) -> int:
     if len(words) < 2 or words[0] not in ("check", "prepare", "preview"):
         raise ConfigError("write: snnrepro data check|prepare|preview NAME [dataset.root=FOLDER]")
     action, name, *overrides = words
-    if name not in DATASETS:
-        raise ConfigError(f"{name}: no such dataset{nearest(name, DATASETS)}; there are {', '.join(DATASETS)}")
-    if action == "preview" and name not in EVENT_DATASETS:
-        raise ConfigError(f"data preview {name}: made for events: {', '.join(EVENT_DATASETS)}")
+    known = options("dataset")
+    if name not in known:
+        raise ConfigError(f"{name}: no such dataset{nearest(name, known)}; there are {', '.join(known)}")
+    if action == "preview" and not known[name].events:
+        of_events = ", ".join(each for each, option in known.items() if option.events)
+        raise ConfigError(f"data preview {name}: made for events: {of_events}")
     run = compose_run([f"dataset={name}", *overrides])
-    if action == "prepare" and run.dataset.download is not None:
-        run.dataset.download = True
+    if action == "prepare":
+        run.dataset.allow_download()
     from snnrepro.build import build_dataset
 
     found = build_dataset(run)

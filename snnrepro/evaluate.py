@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from snnrepro import stored
 from snnrepro.checks import nearest, user_path
-from snnrepro.compose import changed
 from snnrepro.config import RunConfig
+from snnrepro.config_values import changed
 from snnrepro.errors import ConfigError, StorageError
-from snnrepro.options import EVENT_DATASETS
 from snnrepro.overrides import plain_value
 from snnrepro.runs import read_config, read_record
 
@@ -49,7 +48,7 @@ def main(words: list[str]) -> int:
     timesteps = _timesteps(given.get("timesteps", str(run.timesteps)))
     target = folder / "absorbed" if given.get("absorb") == "true" else None
     # One pass serves all windows of an image; a recording of events is cut into other frames for each.
-    passes = timesteps if run.dataset.name in EVENT_DATASETS else [max(timesteps)]
+    passes = timesteps if run.dataset.events else [max(timesteps)]
     trained_on = None if record is None else record["data"]["digest"]
     results = {t: _evaluate(run, file, t, target, trained_on)["top1_per_timestep"] for t in passes}
     top1 = {t: results[t if t in results else passes[0]][t - 1] for t in timesteps}
@@ -137,7 +136,7 @@ def _evaluate(
     device = set_up(run.runtime, run.seed)
     # Recordings of events are cut into as many frames as there are steps.
     data = build_dataset(replace(run, timesteps=timesteps))
-    comparable = timesteps == run.timesteps or run.dataset.name not in EVENT_DATASETS
+    comparable = timesteps == run.timesteps or not run.dataset.events
     if comparable and trained_on is not None and trained_on != data.digest:
         print(
             f"warning: the data of this run have changed: digest {data.digest[:12]}, {trained_on[:12]} when it was "

@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING
 
 from snnrepro.config import RunConfig
 from snnrepro.errors import Stopped, StorageError, UserError
+from snnrepro.identity import run_id
 from snnrepro.launch import end_with_parent
-from snnrepro.runs import read_record, run_id, run_path
+from snnrepro.runs import read_record, run_path
 from snnrepro.system import usable_cores
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, open_dict
 
 from snnrepro import io
 from snnrepro.checks import nearest
-from snnrepro.compose import CONFIG_NAME, hydra_loaded, to_run_config
+from snnrepro.compose import CONFIG_NAME, hydra_loaded
+from snnrepro.config_values import to_run_config
 from snnrepro.errors import ConfigError, UserError, report
 from snnrepro.jobs import Job
 from snnrepro.overrides import SEARCH_PATH, line, quoted_list

@@ -94,16 +94,15 @@ def make_tdbn(
     *,
     eps: float,
     momentum: float,
-    alpha_v_threshold: bool,
-    v_threshold: float,
+    v_threshold: float | None = None,
     fused: bool = False,
 ) -> TdBN:
     """Returns the norm of one layer; ``residual`` marks a norm that feeds a residual sum.
 
-    With ``alpha_v_threshold`` the scale is alpha * V, alpha = 1, or 1/sqrt(2) before a residual sum.
+    With a ``v_threshold`` the scale is alpha * V, alpha = 1, or 1/sqrt(2) before a residual sum.
     """
     alpha = 1 / math.sqrt(2) if residual else 1.0
-    scale = alpha * v_threshold if alpha_v_threshold else 1.0
+    scale = 1.0 if v_threshold is None else alpha * v_threshold
     return TdBN(channels, eps=eps, momentum=momentum, scale=scale, fused=fused)
 
 

@@ -82,15 +82,16 @@ class _Named(TypedDict):
 
 @open_ended
 class _Neuron(TypedDict):
-    family: Name
+    kind: NotRequired[Name]
+    family: NotRequired[Name]
 
 
 @open_ended
 class _Logger(TypedDict):
     name: Name
-    project: str | None
-    entity: str | None
-    group: str | None
+    project: NotRequired[str | None]
+    entity: NotRequired[str | None]
+    group: NotRequired[str | None]
 
 
 @open_ended

@@ -55,8 +55,9 @@ def _run_messages(path: Path) -> list[Message]:
     if record is None:
         raise StorageError(f"{path / 'record.json'}: missing; only a finished run can be replayed")
     metrics, config, id = read_lines(path, record), record["config"], record["id"]
-    settings = settings_of(id, config["logger"]["project"], config["logger"]["entity"], path.resolve().parent.parent)
-    group = config["logger"]["group"] or group_of(config["dataset"]["name"], config["model"]["name"])
+    logger = config["logger"]
+    settings = settings_of(id, logger.get("project"), logger.get("entity"), path.resolve().parent.parent)
+    group = logger.get("group") or group_of(config["dataset"]["name"], config["model"]["name"])
     text = stored.read_text(path / "metrics.jsonl", REPAIR) if metrics else ""
     fresh = f"{id}-{io.sha256((text + json.dumps(record)).encode())[:8]}"
     init = {**settings, "id": fresh, "group": group, "resume": "never", "config": config}

@@ -1,62 +1,25 @@
-"""A run's folder: its identity, its lock and its record.
+"""A run's folder: its lock and its record.
 
-The identity is a hash of the resolved configuration, so the same command finds its run again. The presence
-of ``record.json``, written last, is the status "finished"; there is no flag that could lie and no timestamp
-in a path.
+Its name is the run's identity, so the same command finds its run again. The presence of ``record.json``, written last,
+is the status "finished"; there is no flag that could lie and no timestamp in a path.
 """
 
 import glob
-import json
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from snnrepro import io, stored
-from snnrepro.compose import from_plain, to_plain, to_yaml
 from snnrepro.config import RunConfig
+from snnrepro.config_values import from_plain, to_yaml
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.identity import names_of, run_id
 from snnrepro.records import LINE, RECORD, REPAIR, Line, Record
 from snnrepro.system import lock
-
-# Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
-NUMERICS = 3
-
-# Where and how a run executes does not make it another run; its precision does.
-_ELSEWHERE = ("logger", "runtime", "dataset.root", "dataset.download")
-PRECISION = "runtime.precision"
-
-
-def in_identity(key: str) -> bool:
-    """Returns whether another value of the dotted ``key`` makes another run. The record says what any key was."""
-    return key == PRECISION or not any(key == outer or key.startswith(outer + ".") for outer in _ELSEWHERE)
-
-
-def run_id(run: RunConfig) -> str:
-    """Returns ``<dataset>-<model>-<family>-s<seed>-<10 hex digits>``; equal values give equal ids."""
-    return id_of(to_plain(run))
-
-
-def id_of(config: Mapping[str, Any], numerics: int = NUMERICS) -> str:
-    """Returns the id of the run with this configuration, as plain values."""
-    text = json.dumps({"numerics": numerics, "config": _identity(config)}, sort_keys=True)
-    name = f"{config['dataset']['name']}-{config['model']['name']}-{config['neuron']['family']}-s{config['seed']}"
-    return f"{name}-{io.sha256(text.encode())[:10]}"
-
-
-def _identity(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the nested values without those that make no other run."""
-    kept = {}
-    for name, value in plain.items():
-        key = prefix + name
-        if isinstance(value, dict):
-            kept[name] = _identity(value, key + ".")
-        elif in_identity(key):
-            kept[name] = value
-    return kept
 
 
 def run_path(run: RunConfig) -> Path:
@@ -78,22 +41,16 @@ def read_record(path: Path) -> Record | None:
     if not stored.exists(file):
         return None
     record = RECORD.read(file)
-    if record["id"] != name_of(path):
+    names = names_of(record["config"])
+    if record["id"] not in names and record["id"] == name_of(path):
+        raise StorageError(f"{file}: config: not that of the run {record['id']}; {REPAIR}")
+    # The folder of a run that an older version finished may have its name of today.
+    if not {record["id"], name_of(path)} <= names:
         raise StorageError(
             f"{file}: id: it belongs to {record['id']}, not to {name_of(path)}; give the folder the name of its id "
             "back, or remove the run's folder and train it again"
         )
-    if not _hashes_to(record["id"], record["config"]):
-        raise StorageError(f"{file}: config: not that of the run {record['id']}; {REPAIR}")
     return record
-
-
-def _hashes_to(id: str, config: Mapping[str, Any]) -> bool:
-    # A run of an older version keeps its name, though no command asks for it any more.
-    try:
-        return any(id_of(config, numerics) == id for numerics in range(NUMERICS, 0, -1))
-    except (TypeError, ValueError, RecursionError):
-        return False
 
 
 def stored_lines(path: Path, epochs: int) -> list[str]:
@@ -126,7 +83,8 @@ def parse_lines(texts: list[str], epochs: int, where: object) -> list[Line]:
     return lines
 
 
-CONFIG_FORMAT = 1
+# 1: keys that an option does not use are stored as null. 2: they are not stored.
+CONFIG_FORMAT = 2
 # Where checkpoints of other programs lie: not runs, so their configuration has no id.
 IMPORTED = "imported"
 
@@ -147,12 +105,20 @@ def read_config(path: Path) -> RunConfig:
         run = from_plain(plain)
     except ConfigError as error:
         raise StorageError(f"{file}: {error}; {REPAIR}") from None
-    if Path(os.path.abspath(path)).parent.name != IMPORTED and not _hashes_to(name_of(path), to_plain(run)):
+    if Path(os.path.abspath(path)).parent.name != IMPORTED and name_of(path) not in names_of(plain):
         raise StorageError(
             f"{file}: not the configuration of {name_of(path)}; give the folder the name of its run back, "
             "or remove the run's folder and train it again"
         )
     return run
+
+
+def is_former_name(path: Path, name: str) -> bool:
+    """Returns whether the run in the folder ``path`` was called ``name`` by an older version."""
+    try:
+        return {name, name_of(path)} <= names_of(stored.read_yaml(path / "config.yaml", REPAIR, CONFIG_FORMAT))
+    except StorageError:
+        return False
 
 
 def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from snnrepro import io, stored
-from snnrepro.config import LoggerConfig, RunConfig
+from snnrepro.config import RunConfig
 from snnrepro.errors import StorageError
+from snnrepro.tracking_options import WandbOption
 
 LIMIT = 15  # seconds: the longest wait for W&B, when it starts and when it ends
 Message = dict[str, Any]  # one key: init, log, table, image or finish
@@ -95,10 +96,11 @@ def start(run: RunConfig, path: Path, id: str, epochs: Sequence[Mapping[str, Any
     epochs: the metrics of those so far. They are told again, because W&B cannot go on with a run that it has offline:
     the newest offline folder of a run is whole, and what W&B has already, by its step, it passes over.
     """
-    if run.logger.name == "none":
+    logger = run.logger
+    if not isinstance(logger, WandbOption):
         return NoTracker()
-    settings = settings_of(id, run.logger.project, run.logger.entity, path.parents[1])
-    group = run.logger.group or group_of(run.dataset.name, run.model.name)
+    settings = settings_of(id, logger.project, logger.entity, path.parents[1])
+    group = logger.group or group_of(run.dataset.name, run.model.name)
     try:
         mirror = Mirror({**settings, "id": id, "group": group, "resume": "allow", "config": dataclasses.asdict(run)})
     except OSError as error:
@@ -110,7 +112,7 @@ def start(run: RunConfig, path: Path, id: str, epochs: Sequence[Mapping[str, Any
 
 
 def log_table(
-    name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, logger: LoggerConfig, output_dir: Path
+    name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, logger: WandbOption, output_dir: Path
 ) -> bool:
     """Returns whether W&B has the table: logged now, within ``LIMIT`` seconds, or before with the same content."""
     digest = io.sha256(json.dumps([columns, rows]).encode())

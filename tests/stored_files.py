@@ -4,8 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from snnrepro.config import RunConfig
+from snnrepro.identity import run_id
 from snnrepro.records import RECORD
-from snnrepro.runs import run_id
 
 
 def evaluated(top1: float = 97.0, steps: int = 2) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import pytest
 import yaml
 
 from snnrepro import options
-from snnrepro.compose import CONFIG_DIR, compose_run, composer, from_plain, groups, keys, to_plain
+from snnrepro.compose import CONFIG_DIR, compose_run, composer, groups, keys
 from snnrepro.config import RunConfig
+from snnrepro.config_values import from_plain, to_plain
 from snnrepro.errors import ConfigError
+from snnrepro.identity import run_id
 from snnrepro.neurons.surrogates import SURROGATES
-from snnrepro.runs import read_config, run_id, write_config
+from snnrepro.runs import read_config, write_config
 
 REFUSED = {
     "neuron.v_treshold=0.5": "did you mean 'neuron.v_threshold'?",

@@ -9,7 +9,8 @@ import pytest
 from snnrepro import io
 from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
-from snnrepro.runs import RunLock, read_record, run_id
+from snnrepro.identity import run_id
+from snnrepro.runs import RunLock, read_record
 
 
 def test_equal_values_give_equal_ids():

@@ -14,9 +14,10 @@ from snnrepro import io, stored
 from snnrepro.analysis.results import CLAIMS
 from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
+from snnrepro.identity import NUMERICS, id_of, run_id
 from snnrepro.records import LINE, RECORD, summary
 from snnrepro.report.document import TABLE
-from snnrepro.runs import NUMERICS, id_of, read_config, read_lines, read_record, run_id, run_path, write_config
+from snnrepro.runs import read_config, read_lines, read_record, run_path, write_config
 
 REPAIR = "remove the run's folder and train it again"
 

@@ -13,7 +13,8 @@ from stored_files import claim, line_of, record_of, table_of
 from snnrepro import replay, tracking
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, StorageError
-from snnrepro.runs import run_id, run_path
+from snnrepro.identity import run_id
+from snnrepro.runs import run_path
 
 
 @pytest.fixture(autouse=True)

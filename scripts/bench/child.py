@@ -24,7 +24,7 @@ from scripts.bench import variants as v
 from scripts.bench import workloads_cpu as cpu
 from scripts.bench.harness import Run, Variant, compare
 from snnrepro.compose import compose_run
-from snnrepro.data import loader
+from snnrepro.data.loading import loader
 from snnrepro.train.loop import Trainer
 from snnrepro.train.optim import make_optimizer
 

@@ -14,7 +14,9 @@ from snnrepro.analysis.recorder import Recorder
 from snnrepro.analysis.results import ANALYSIS, Analysis
 from snnrepro.build import build_dataset, build_loss, build_model
 from snnrepro.config import RunConfig
-from snnrepro.data import Data, EpochOrder, loader
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
+from snnrepro.data.sets import Data
 from snnrepro.deploy import absorb
 from snnrepro.errors import AbsorptionError, StorageError
 from snnrepro.runs import name_of, read_config, read_record

@@ -6,8 +6,9 @@ from typing import Any
 
 from snnrepro import io
 from snnrepro.checks import user_path
-from snnrepro.compose import compose_run, to_yaml
+from snnrepro.compose import compose_run
 from snnrepro.config import RunConfig
+from snnrepro.config_values import to_yaml
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.importers.foreign import naming, read_state
 from snnrepro.importers.official import convert_official, load_official
@@ -43,7 +44,7 @@ def main(words: list[str]) -> int:
         rest.remove(word)
         batches = _count(word)
     run = compose_run(rest)
-    if run.model.arch not in _LOADERS or run.model.head not in (None, "official"):
+    if run.model.arch not in _LOADERS or getattr(run.model, "head", "official") != "official":
         raise ConfigError(f"model={run.model.name}: the released network is model=resnet19 with model.head=official")
     checkpoint = _import(run, file, batches)
     print(f"{checkpoint}: imported from {file}")
@@ -100,7 +101,8 @@ def _recalibrate(run: RunConfig, model: Any, batches: int) -> None:
     from itertools import islice
 
     from snnrepro.build import build_dataset
-    from snnrepro.data import EpochOrder, loader
+    from snnrepro.data.loading import loader
+    from snnrepro.data.order import EpochOrder
     from snnrepro.importers.recalibrate import recalibrate
     from snnrepro.runtime import place, set_up
     from snnrepro.train.evaluation import to_input

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from snnrepro import io, tracking
 from snnrepro.compose import compose_run
-from snnrepro.config import LoggerConfig
 from snnrepro.errors import ConfigError, DataError
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.report import readme, render
@@ -15,6 +14,7 @@ from snnrepro.report.document import TABLE, Document, document
 from snnrepro.report.machine import lacking
 from snnrepro.report.select import Cell, changes, distinct_jobs, expand, missing_jobs
 from snnrepro.report.tables import SCALES, Table, load, names
+from snnrepro.tracking_options import WandbOption
 
 
 def main(argv: Sequence[str]) -> int:
@@ -104,12 +104,12 @@ def _write(table: Table, scale: str, cells: Sequence[Cell], extra: Sequence[str]
     io.write_atomic(stem.with_suffix(".csv"), render.to_csv(filled))
     io.write_atomic(stem.with_suffix(".md"), text)
     print(f"\n{text}\nwritten: {stem}.md, .csv, .json")
-    if run.logger.name == "wandb":
+    if isinstance(run.logger, WandbOption):
         _log(name, filled, run.logger, Path(run.runtime.output_dir))
     return filled
 
 
-def _log(name: str, filled: Document, logger: LoggerConfig, output_dir: Path) -> None:
+def _log(name: str, filled: Document, logger: WandbOption, output_dir: Path) -> None:
     columns, rows = render.flat_rows(filled)
     tracking.log_table(name, columns, rows, logger=logger, output_dir=output_dir)
 

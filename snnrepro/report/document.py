@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from snnrepro.identity import NUMERICS
 from snnrepro.report.select import Cell, changes, outcome, same_experiment
 from snnrepro.report.tables import EpochName, Table
-from snnrepro.runs import NUMERICS
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact
 
 

@@ -11,7 +11,7 @@ def lacking(runs: Sequence[RunConfig]) -> list[str]:
     found = [] if _has_gpu() else ["no CUDA GPU"]
     for run in {run.dataset.name: run for run in runs}.values():
         # With download=true the first run fetches the files; asking here would start that.
-        if not run.dataset.download:
+        if not run.dataset.downloads():
             try:
                 _load_data(run)
             except DataError as error:

@@ -11,10 +11,11 @@ from snnrepro import stored
 from snnrepro.analysis.evidence import Jobs, jobs_of_claims, jobs_of_figures
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.identity import PRECISION
 from snnrepro.jobs import Job, parallelism
 from snnrepro.report.select import distinct_jobs, expand, missing_jobs
 from snnrepro.report.tables import SCALES, load, names
-from snnrepro.runs import PRECISION, read_record
+from snnrepro.runs import read_record
 
 # Multiply-accumulates of one time step (1e9), and the side of the image they were counted at.
 _MACS = {"resnet19": (2.21, 32), "cnn7": (0.267, 48), "resnet34": (3.66, 224), "sew_resnet34": (3.66, 224)}

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from snnrepro.compose import check_names, composer
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.identity import PRECISION, in_identity, run_id
 from snnrepro.jobs import Job
 from snnrepro.overrides import parse
 from snnrepro.records import REPAIR
 from snnrepro.report.tables import Column, Printed, Row, Table
-from snnrepro.runs import PRECISION, in_identity, read_record, run_id
+from snnrepro.runs import read_record
 
 
 @dataclass(frozen=True, slots=True)

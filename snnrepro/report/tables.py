@@ -15,8 +15,8 @@ import yaml
 
 from snnrepro.checks import nearest, one_of
 from snnrepro.errors import ConfigError
+from snnrepro.identity import PRECISION
 from snnrepro.options import PRECISIONS
-from snnrepro.runs import PRECISION
 
 FOLDER = Path(__file__).resolve().parent.parent / "paper" / "tables"
 SCALES = ("paper", "mini")

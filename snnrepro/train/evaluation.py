@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from snnrepro.collectives import all_sum, rank, world_size
 from snnrepro.config import RuntimeConfig
-from snnrepro.data import EpochOrder, ImageSet, loader
+from snnrepro.data.images import ImageSet
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.distributed import beat
 from snnrepro.losses import Loss
 from snnrepro.neurons import spiking_layers

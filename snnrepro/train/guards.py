@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from snnrepro.collectives import all_sum, any_rank, rank, world_size
-from snnrepro.data import EpochOrder, ImageSet
+from snnrepro.data.images import ImageSet
+from snnrepro.data.order import EpochOrder
 from snnrepro.errors import ConfigError, DataError, DivergedError
 from snnrepro.neurons import spiking_layers
 from snnrepro.tracking import flat

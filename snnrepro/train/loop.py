@@ -13,13 +13,15 @@ from torch import Tensor
 from snnrepro import distributed, io, tracking
 from snnrepro.build import build_dataset, build_loss, build_model, build_penalties
 from snnrepro.collectives import all_sum, any_rank, rank, world_size
-from snnrepro.compose import to_plain
 from snnrepro.config import RunConfig
-from snnrepro.data import EpochOrder, loader
+from snnrepro.config_values import to_plain
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.errors import DataError, DivergedError, Stopped
+from snnrepro.identity import run_id
 from snnrepro.neurons.mp_init import one_update
 from snnrepro.records import LINE, RECORD, Record
-from snnrepro.runs import RunLock, parse_lines, read_record, run_id, run_path, stored_lines, write_config
+from snnrepro.runs import RunLock, parse_lines, read_record, run_path, stored_lines, write_config
 from snnrepro.runtime import autocast, code_of, place, provenance, seed_all, set_up
 from snnrepro.train import guards
 from snnrepro.train.checkpoint import Checkpoints, assert_finite

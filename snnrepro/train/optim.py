@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from snnrepro.config import OptimizerConfig
+from snnrepro.config import OptimizerOption
 from snnrepro.neurons import spiking_layers
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: OptimizerOption) -> list[dict[str, Any]]:
     """Returns the optimiser's groups, each with ``name`` and its own ``weight_decay``; empty ones left out.
 
     neuron: the scalars of spiking layers, decayed by ``neuron_weight_decay`` only. u_init: learned initial
@@ -37,20 +37,12 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     ]
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Returns SGD with momentum (the paper's), or AdamW or LAMB from timm's factory."""
-    groups = parameter_groups(model, config)
-    if config.name == "sgd":
-        assert config.momentum is not None
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    # timm takes seconds to import, which the default run need not pay.
-    from timm.optim import create_optimizer_v2
-
-    return create_optimizer_v2(groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay,
-                               betas=config.betas)  # fmt: skip
+def make_optimizer(model: nn.Module, config: OptimizerOption) -> torch.optim.Optimizer:
+    """Returns the optimiser that ``config`` names, of the groups by rule."""
+    return config.build(parameter_groups(model, config))
 
 
-def learning_rate(epoch: int, epochs: int, config: OptimizerConfig) -> float:
+def learning_rate(epoch: int, epochs: int, config: OptimizerOption) -> float:
     """Returns the learning rate of an epoch (from 0): linear warm-up, then cosine to 0, or constant."""
     if epoch < config.warmup_epochs:
         return config.lr * (epoch + 1) / config.warmup_epochs

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from snnrepro.config import RunConfig
-from snnrepro.data import Data
+from snnrepro.data.sets import Data
 
 
 def describe(data: Data) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from snnrepro.collectives import rank, world_size
 from snnrepro.config import RunConfig
-from snnrepro.data import EpochOrder
+from snnrepro.data.order import EpochOrder
 from snnrepro.distributed import gather
 from snnrepro.errors import StorageError
 from snnrepro.records import Best, Final

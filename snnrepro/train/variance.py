@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from snnrepro.data import Data, EpochOrder
+from snnrepro.data.order import EpochOrder
+from snnrepro.data.sets import Data
 from snnrepro.errors import ConfigError
 from snnrepro.train.evaluation import to_input
 from snnrepro.train.guards import batch_size_for, require_parts

@@ -8,8 +8,8 @@ from snnrepro.analysis import figures
 from snnrepro.analysis.evidence import Jobs, Runs, jobs_of_figures, named_runs, names_like
 from snnrepro.analysis.figures import FIGURES, main
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.identity import run_id
 from snnrepro.overrides import parse
-from snnrepro.runs import run_id
 from snnrepro.sweep import expand
 
 

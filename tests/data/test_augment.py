@@ -3,9 +3,9 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from snnrepro.data import ImageSet
 from snnrepro.data.augment import crop_and_flip
 from snnrepro.data.draw import AUGMENT, random_bits
+from snnrepro.data.images import ImageSet
 
 
 def draws(seed, epoch, index, padding):

@@ -13,7 +13,9 @@ from torchvision.transforms import v2
 from snnrepro.build import build_dataset
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
-from snnrepro.data import EpochOrder, imagenet, loader
+from snnrepro.data import imagenet
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.errors import DataError
 
 NAMES = ("n01440764", "n01443537", "n02102040")

@@ -14,8 +14,10 @@ from conftest import command, env
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
-from snnrepro.data import EpochOrder, ImageSet, loader
 from snnrepro.data.augment import crop_and_flip
+from snnrepro.data.images import ImageSet
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.errors import DataError
 
 

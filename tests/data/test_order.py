@@ -3,9 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from snnrepro.data import EpochOrder
 from snnrepro.data.draw import AUGMENT, ORDER, random_bits
-from snnrepro.data.order import permutation
+from snnrepro.data.order import EpochOrder, permutation
 
 MASK = 2**64 - 1
 

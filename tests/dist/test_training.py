@@ -9,7 +9,8 @@ from on_ranks import on_ranks
 
 from snnrepro.build import build_dataset, build_loss, build_model
 from snnrepro.compose import compose_run
-from snnrepro.data import EpochOrder, loader
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.errors import ConfigError
 from snnrepro.runs import run_path
 from snnrepro.train.evaluation import evaluate

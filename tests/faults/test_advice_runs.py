@@ -14,8 +14,8 @@ from snnrepro import distributed, io, sweep
 from snnrepro.analysis.run import analyse
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
-from snnrepro.data import EpochOrder
 from snnrepro.data.loading import _Loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.errors import ConfigError, DataError, StorageError, UserError
 from snnrepro.jobs import Job
 from snnrepro.launchers import LAUNCHERS

@@ -20,8 +20,9 @@ from snnrepro.analysis.results import ANALYSIS
 from snnrepro.compose import compose_run
 from snnrepro.deploy import load_absorbed
 from snnrepro.errors import UserError
+from snnrepro.identity import run_id
 from snnrepro.report import page, plan, tables
-from snnrepro.runs import run_id, run_path
+from snnrepro.runs import run_path
 
 CHUNKS, EDITS = 20, 15
 LIMIT = 60  # seconds until a command counts as hanging; none takes a hundredth of it

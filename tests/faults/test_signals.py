@@ -163,7 +163,8 @@ import os, sys, time
 from pathlib import Path
 from snnrepro.build import build_dataset
 from snnrepro.compose import compose_run
-from snnrepro.data import EpochOrder, loader
+from snnrepro.data.loading import loader
+from snnrepro.data.order import EpochOrder
 from snnrepro.runs import RunLock
 
 run = compose_run(sys.argv[2:])

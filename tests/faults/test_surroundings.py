@@ -14,7 +14,8 @@ from snnrepro import launch, system
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError
-from snnrepro.runs import run_id, run_path, with_other_epochs
+from snnrepro.identity import run_id
+from snnrepro.runs import run_path, with_other_epochs
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 COMPLETE = "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500"

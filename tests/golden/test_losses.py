@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from snnrepro.compose import compose_run
-from snnrepro.runs import NUMERICS
+from snnrepro.identity import NUMERICS
 from snnrepro.train.loop import Trainer
 
 FILE = Path(__file__).with_name("losses.json")

@@ -11,8 +11,9 @@ from stored_files import claim, record_of, table_of
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
+from snnrepro.identity import run_id
 from snnrepro.report import page
-from snnrepro.runs import run_id, run_path
+from snnrepro.runs import run_path
 
 STORED = Path(__file__).resolve().parents[2] / "outputs" / "tables"
 VOID = {"meta", "img", "br", "link"}

@@ -8,9 +8,9 @@ from stored_files import evaluated
 
 from snnrepro.compose import composer
 from snnrepro.errors import ConfigError, StorageError
+from snnrepro.identity import run_id
 from snnrepro.report.select import Outcome, changes, distinct_jobs, expand, missing_jobs, outcome, same_experiment
 from snnrepro.report.tables import SCALES, load
-from snnrepro.runs import run_id
 
 
 @pytest.fixture(scope="module")

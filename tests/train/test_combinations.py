@@ -8,10 +8,11 @@ import pytest
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.errors import Stopped
+from snnrepro.identity import run_id
 from snnrepro.options import NORMS
 from snnrepro.report.select import expand
 from snnrepro.report.tables import load
-from snnrepro.runs import read_record, run_id, run_path
+from snnrepro.runs import read_record, run_path
 from snnrepro.train import loop
 from snnrepro.train.loop import Trainer
 

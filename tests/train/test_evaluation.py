@@ -9,7 +9,7 @@ import torch
 from snnrepro.build import build_dataset, build_loss, build_model
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
-from snnrepro.data import ImageSet
+from snnrepro.data.images import ImageSet
 from snnrepro.errors import DataError, DivergedError
 from snnrepro.neurons import spiking_layers
 from snnrepro.runs import read_record, run_path

@@ -1,9 +1,9 @@
 """Event datasets as frames: recordings of CIFAR10-DVS, and simulated ones of digits and of CIFAR-10."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,57 +17,58 @@ from snnrepro.data.events.splits import load as load_split
 from snnrepro.data.images import Part, Source
 from snnrepro.errors import DataError
 
-# Black strokes on white send several times the events of a photograph: a higher threshold keeps the counts alike.
-_THRESHOLD = {"digits_dvs": 0.5, "cifar10_simdvs": 0.2}
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def load(name: str, options: Mapping[str, Any], timesteps: int) -> Source:
-    """Returns the event dataset ``name`` as frames float16 (N, timesteps, 2, size, size): counts of events.
+class Cut(NamedTuple):
+    """How recordings become frames: ``timesteps`` of ``size`` x ``size`` pixels, by equal number or time."""
 
-    options: keys of the ``dataset`` group. Frames are made at the first use and mapped from a cache afterwards. Raises
-    DataError for missing or damaged recordings.
+    timesteps: int
+    by: str
+    size: int
+
+
+def find(root: Path, container: str, *, download: bool) -> list[Path]:
+    """Returns the recordings of CIFAR10-DVS below ``root``, class by class. Raises DataError naming what is missing."""
+    return files.find(root.expanduser().absolute(), container, download=download)
+
+
+def recorded(paths: list[Path], root: Path, container: str, cut: Cut, split: str, split_seed: int | None) -> Source:
+    """Returns CIFAR10-DVS as frames float16 (N, timesteps, 2, size, size): counts of events.
+
+    Frames are made at the first use and mapped from a cache below ``root`` afterwards. Raises DataError for damaged
+    recordings.
     """
-    return _recorded(options, timesteps) if name == "dvs_cifar10" else _simulated(name, options, timesteps)
-
-
-def _recorded(options: Mapping[str, Any], timesteps: int) -> Source:
-    root, container = Path(options["root"]).expanduser().absolute(), options["container"]
-    paths = files.find(root, container, download=options["download"])
+    root, (timesteps, by, size) = root.expanduser().absolute(), cut
     per_class = len(paths) // len(CLASSES)
-    content = {"container": container, "by": options["slice_by"], "timesteps": timesteps, "size": options["size"]}
+    content = {"container": container, "by": by, "timesteps": timesteps, "size": size}
     content["files"] = files.fingerprint(paths, root)
-    shape = (timesteps, 2, options["size"], options["size"])
-    make = partial(
-        _read, paths=paths, container=container, timesteps=timesteps, by=options["slice_by"], size=options["size"]
-    )
-    frames, digest = cached_frames(root / "frames", content, len(paths), shape, make)
+    make = partial(_read, paths=paths, container=container, timesteps=timesteps, by=by, size=size)
+    frames, digest = cached_frames(root / "frames", content, len(paths), (timesteps, 2, size, size), make)
     labels = np.repeat(np.arange(len(CLASSES)), per_class)
-    train, test = load_split(options["split"], per_class, options["split_seed"] or 0)
-    seed = f", split_seed {options['split_seed']}" if options["split"] == "random_seeded" else ""
-    split = f"{options['split']}{seed}, {len(train)} train / {len(test)} test, {container}"
-    return _source(frames, labels, train, test, split, digest)
+    train, test = load_split(split, per_class, split_seed or 0)
+    seed = f", split_seed {split_seed}" if split == "random_seeded" else ""
+    return _source(
+        frames, labels, train, test, f"{split}{seed}, {len(train)} train / {len(test)} test, {container}", digest
+    )
 
 
-def _simulated(name: str, options: Mapping[str, Any], timesteps: int) -> Source:
-    if name == "digits_dvs":
-        from snnrepro.data import digits
+def simulated(name: str, images: Source, cut: Cut, *, threshold: float) -> Source:
+    """Returns frames as ``recorded`` does, of ``images`` that a simulated camera saw.
 
-        images = digits.load(options["test_fraction"], options["split_seed"])
-    else:
-        from snnrepro.data import cifar
-
-        images = cifar.load("cifar10", Path(options["root"]), options["download"])
+    threshold: the camera's, in log intensity. Frames are kept in the user's cache.
+    """
     parts = (images.train, images.test)
     # Recordings are numbered, and cached, in the order of the images, whatever the split.
-    offset = 0 if name == "digits_dvs" else len(images.train.index)
+    shared = np.intersect1d(images.train.index, images.test.index).size > 0
+    offset = len(images.train.index) if shared else 0
     index = np.concatenate([images.train.index, images.test.index + offset])
     pixels = np.concatenate([_grey(part.images) for part in parts])[np.argsort(index)]
     labels = np.concatenate([part.labels for part in parts])[np.argsort(index)]
-    camera = simulate.Camera(options["size"], _THRESHOLD[name])
-    content = {"name": name, "by": options["slice_by"], "timesteps": timesteps, "camera": repr(camera)}
-    make = partial(_simulate, images=pixels, camera=camera, timesteps=timesteps, by=options["slice_by"])
-    shape = (timesteps, 2, camera.sensor, camera.sensor)
+    camera = simulate.Camera(cut.size, threshold)
+    content = {"name": name, "by": cut.by, "timesteps": cut.timesteps, "camera": repr(camera)}
+    make = partial(_simulate, images=pixels, camera=camera, timesteps=cut.timesteps, by=cut.by)
+    shape = (cut.timesteps, 2, camera.sensor, camera.sensor)
     frames, digest = cached_frames(io.cache_home() / "frames", content, len(pixels), shape, make)
     train, test = images.train.index, images.test.index + offset
     return _source(frames, labels, train, test, f"{images.split}, simulated recordings", digest)
