@@ -76,7 +76,7 @@ def build_penalties(run: RunConfig) -> Penalties:
     """Returns what training adds to the loss for the inside of the spiking layers; no terms in the default run."""
     terms, sparsity = run.loss.penalties(), run.loss.sparsity
     if sparsity.weight > 0:
-        terms.append(FiringRate(sparsity.weight, sparsity.target))
+        terms.append(FiringRate(sparsity.weight, sparsity.target if sparsity.kind == "target" else None))
     return Penalties(terms)
 
 

@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from snnrepro.errors import ConfigError
 
@@ -69,12 +69,3 @@ def user_path(key: str, text: str) -> str:
         if error.errno == errno.ENAMETOOLONG:
             raise ConfigError(f"{key}={path[:60]}...: too long for the file system ({len(path)} characters)") from None
     return path
-
-
-def only_for(section: str, owner: str, values: Mapping[str, object], used: Collection[str]) -> None:
-    """Raises ConfigError where a key that ``owner`` does not use is set, or one that it needs is null."""
-    for name, value in values.items():
-        if name in used and value is None:
-            raise ConfigError(f"{section}.{name}=null: {owner} needs a value")
-        if name not in used and value is not None:
-            raise ConfigError(f"{section}.{name}={value}: {owner} does not use it; leave it null")

@@ -292,6 +292,6 @@ def section_class(group: str, section: Any) -> type:
 def require_length(key: str, values: Sequence[int], length: int, owner: str) -> None:
     """Raises ConfigError unless there are ``length`` values, each at least 1."""
     if len(values) != length:
-        raise ConfigError(f"{key}={list(values)}: {owner} needs {length} of them")
+        raise ConfigError(f"{key}={list(values)}: {owner} needs {length} {key.rpartition('.')[2]}")
     for value in values:
         in_range(key, value, 1)

@@ -51,6 +51,11 @@ def command(*words: str, through: Sequence[str] = ()) -> list[str]:
     return [sys.executable, *through, "-m", "snnrepro", *words]
 
 
+def without(words: Sequence[str], *keys: str) -> list[str]:
+    """Returns the words without those about ``keys``, which another option does not have."""
+    return [word for word in words if word.partition("=")[0] not in keys]
+
+
 def env() -> dict[str, str]:
     """Returns the environment of a child process: one thread, no key, no network."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}

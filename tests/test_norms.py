@@ -24,7 +24,7 @@ def randomise(norm, seed=1):
 
 
 def make(channels, residual=False, alpha_v_threshold=False, v_threshold=1.0):
-    return make_tdbn(channels, residual, alpha_v_threshold=alpha_v_threshold, v_threshold=v_threshold, **MAKE)
+    return make_tdbn(channels, residual, v_threshold=v_threshold if alpha_v_threshold else None, **MAKE)
 
 
 def train_step(norm, x, weight):

@@ -183,17 +183,17 @@ def bomb() -> str:
 
 YAML = {
     "aliases": (lambda text: bomb(), "line 2: aliases are not read"),
-    "reference": (lambda text: text.replace("root: null", "root: ${oc.env:HOME}"), "dataset.root: '.*' refers to"),
-    "object": (lambda text: text.replace("root: null", "root: !!python/name:os.system"), "not YAML, line 4"),
+    "reference": (lambda text: text.replace("flip: false", "flip: ${oc.env:HOME}"), "dataset.flip: '.*' refers to"),
+    "object": (lambda text: text.replace("flip: false", "flip: !!python/name:os.system"), "not YAML, line 5"),
     "deep": (lambda text: "[" * 5000, "nested too deeply"),
-    "nested": (lambda text: text.replace("root: null", f"root: {'[' * 9}{']' * 9}"), "nested too deeply"),
+    "nested": (lambda text: text.replace("flip: false", f"flip: {'[' * 9}{']' * 9}"), "nested too deeply"),
     "torn": (lambda text: text[: len(text) // 2], "is missing|missing mandatory|not YAML|Value"),
     "list": (lambda text: "- 1", "keys and values are needed"),
     "a key twice": (lambda text: f"{text}seed: 0\n", "seed: stands there twice"),
     "another seed": (lambda text: text.replace("seed: 0\nepochs", "seed: 1\nepochs"), "not the configuration of"),
     "unknown key": (lambda text: f"{text}sed: 0\n", "sed"),
     "out of range": (lambda text: text.replace("epochs: 2", "epochs: -2"), "epochs=-2"),
-    "newer": (lambda text: text.replace("# format 1", "# format 2"), "format 2 is not 1, .*; update snnrepro"),
+    "newer": (lambda text: text.replace("# format 2", "# format 3"), "format 3 is not [12], .*; update snnrepro"),
 }
 
 
@@ -213,7 +213,7 @@ def test_control_a_plain_loader_would_look_up_the_reference(folder, monkeypatch)
     monkeypatch.setenv("HOME", "/a/home")
     file = folder / "config.yaml"
     file.write_text(YAML["reference"][0](file.read_text()))
-    assert OmegaConf.load(file).dataset.root == "/a/home"
+    assert OmegaConf.load(file).dataset.flip == "/a/home"
     assert yaml.safe_load(file.read_text())["seed"] == 0, "the first line is a comment to other readers"
 
 

@@ -2,10 +2,13 @@
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import env
 
 from snnrepro.build import build_model
 from snnrepro.cli import main
@@ -55,13 +58,29 @@ def test_files_and_functions_stay_small(path):
 def test_imports_point_one_way(part):
     folder = ROOT / "snnrepro" / part
     for path in folder.glob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        if path.name.endswith("_options.py"):
+            # The schema of what lies beside it, which knows nothing of it.
+            continue
         for name in FORBIDDEN[part]:
             bad = {i for i in imports(path) if i == f"snnrepro.{name}" or i.startswith(f"snnrepro.{name}.")}
             assert not bad, f"{path.name} imports {bad}"
 
 
+def test_options_are_read_without_torch_and_by_nobody_beside_them():
+    """A command line is checked before torch, or anything that an option builds, is imported."""
+    code = "import sys; from snnrepro.compose import compose_run; compose_run([]); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env()).stdout
+    loaded = {name.partition(".")[0] for name in found.split()}
+    assert "hydra" in loaded and not loaded & {"torch", "sklearn", "timm", "torchvision", "PIL"}
+    of_options = [path for path in FILES if path.name.endswith("_options.py")]
+    assert len(of_options) > 8
+    for path in of_options:
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not {getattr(node, "module", None) for node in top} & {"torch", "timm", "sklearn", "torchvision"}, path
+
+
 def test_hydra_is_known_at_the_edge_only():
-    edge = {"compose.py", "overrides.py", "sweep.py", "launchers.py"}
+    edge = {"compose.py", "config_values.py", "overrides.py", "sweep.py", "launchers.py"}
     for path in FILES:
         if path.name not in edge:
             assert not {i for i in imports(path) if i.split(".")[0] in ("hydra", "omegaconf")}, path

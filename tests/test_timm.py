@@ -131,7 +131,7 @@ def test_checkpoint_path_restores_weights_and_u_init(tmp_path):
         ({"neuron": "lff"}, ConfigError, "neuron=lff: must be one of .*; did you mean 'lif'"),
         ({"width": [4, 4, 4]}, ConfigError, "model.width: no such key; did you mean 'model.widths'"),
         ({"widths": [4, 4]}, ConfigError, "model.widths=.*model.arch=resnet19 needs 3 widths"),
-        ({"fc_spike": True}, ConfigError, "model.fc_spike=True: model.arch=resnet19 does not use it"),
+        ({"fc_spike": True}, ConfigError, "model.fc_spike=true: model.arch=resnet19 does not use it"),
         ({"timesteps": 0}, ConfigError, "timesteps=0: must be"),
         ({"overrides": ["neuron.v_threshold=-1"]}, ConfigError, "neuron.v_threshold=-1"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from snnrepro.data import build_data
+from snnrepro.data.cifar_options import CifarOption
 from snnrepro.errors import DataError
 
 PER_FILE = 6
@@ -71,8 +71,8 @@ def requests(monkeypatch):
 
 
 def build(name, root, *, download=False):
-    options = {"root": str(root), "download": download, "crop_padding": 4, "flip": True}
-    return build_data(name, options, seed=0, timesteps=4)
+    option = CifarOption(name=name, root=str(root), download=download, crop_padding=4, flip=True)
+    return option.load(seed=0, timesteps=4)
 
 
 def one_line(caught):

@@ -6,16 +6,18 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from snnrepro.data import build_data, digits, synthetic
+from snnrepro.data import digits, synthetic
 from snnrepro.data.images import Part, digest
 from snnrepro.errors import DataError
+from snnrepro.registry import options
 
 
 def build(name="digits", **changes):
     values = {"crop_padding": 1, "flip": False, "test_fraction": 0.2, "split_seed": 0, "seed": 0}
-    values |= {"root": None, "download": None, "samples": 200 if name == "synthetic" else None}
+    values |= {"samples": 200} if name == "synthetic" else {}
     values |= changes
-    return build_data(name, values, seed=values["seed"], timesteps=4)
+    seed = values.pop("seed")
+    return options("dataset")[name](name=name, **values).load(seed=seed, timesteps=4)
 
 
 def test_digits_are_scikit_learns_pixels_and_labels():

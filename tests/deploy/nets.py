@@ -9,7 +9,7 @@ from torch import nn
 from snnrepro.layers import per_step
 from snnrepro.norms import make_tdbn
 
-norm = partial(make_tdbn, residual=False, eps=1e-5, momentum=0.1, alpha_v_threshold=False, v_threshold=1.0)
+norm = partial(make_tdbn, residual=False, eps=1e-5, momentum=0.1)
 
 
 class Unit(nn.Module):

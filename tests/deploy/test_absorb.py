@@ -87,7 +87,7 @@ def test_edges_of_sew_resnet34_with_own_and_tied_thresholds(make_resnet34, gener
 
 
 def test_options_of_norm_head_and_mean(make_resnet19, make_cnn7, generic):
-    genuine = partial(make_tdbn, eps=1e-5, momentum=0.1, alpha_v_threshold=True, v_threshold=0.7, fused=True)
+    genuine = partial(make_tdbn, eps=1e-5, momentum=0.1, v_threshold=0.7, fused=True)
     model = generic(
         make_resnet19(
             (3, 12, 12), 5, make_norm=genuine, mean_over_time=True, make_dropout=partial(SequenceDropout, 0.3), **SMALL

@@ -113,13 +113,13 @@ PATHS = """/data/a=b|/data/set(1)|/data/a&b|/data/a b|/data/Müller|/data/日本
 @pytest.mark.parametrize("text", PATHS)
 @pytest.mark.parametrize("key", ["dataset.root", "logger.group"])
 def test_free_text_is_taken_as_it_is_typed(key, text):
-    run = compose_run(["dataset=cifar10", f"{key}={text}"])
+    run = compose_run(["dataset=cifar10", "logger=wandb", f"{key}={text}"])
     section, name = key.split(".")
     assert getattr(getattr(run, section), name) == text
     # Which the words of a sweep's job and Hydra's own quotes do not change.
     (override,) = parse([f"{key}={text}"])
     assert parse([override.input_line])[0].value() == override.value() == text
-    assert compose_run(["dataset=cifar10", *shlex.split(overrides.quoted(key, text))]) == run
+    assert compose_run(["dataset=cifar10", "logger=wandb", *shlex.split(overrides.quoted(key, text))]) == run
 
 
 @settings(max_examples=100, deadline=None)

@@ -13,7 +13,7 @@ from snnrepro.models.resnet34 import ResNet34
 from snnrepro.neurons import LIF
 from snnrepro.norms import make_tdbn
 
-NORM = {"eps": 1e-5, "momentum": 0.1, "alpha_v_threshold": False, "v_threshold": 1.0}
+NORM = {"eps": 1e-5, "momentum": 0.1}
 RESNET19 = {"stem_width": 64, "widths": (128, 256, 512), "blocks": (3, 3, 2), "head": "official", "hidden": 256}
 RESNET34 = {"stem": "imagenet", "widths": (64, 128, 256, 512), "blocks": (3, 4, 6, 3), "connect": None}
 CNN = {"widths": (64, 128, 256), "hidden": 1024, "fc_spike": False}

@@ -71,7 +71,11 @@ def network_run(family, v_threshold):
         timesteps=3,
         mean_over_time=True,
         make_neuron=partial(make_neuron, family, v_threshold),
-        make_norm=partial(make_tdbn, eps=1e-5, momentum=0.1, alpha_v_threshold=False, v_threshold=v_threshold),
+        make_norm=partial(
+            make_tdbn,
+            eps=1e-5,
+            momentum=0.1,
+        ),
     )
     found = []
     for step in range(2):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lif_options import make_lif
 
-from snnrepro.build import build_model, neuron_factory
+from snnrepro.build import build_model
 from snnrepro.compose import compose_run
 from snnrepro.neurons import spiking_layers
 from snnrepro.neurons.reference import lif_reference
@@ -20,7 +20,8 @@ def current(timesteps=6, *shape, seed=0):
 
 
 def neuron_of(*words):
-    return neuron_factory(compose_run([*words, "runtime.backend=reference"]))().double()
+    run = compose_run([*words, "runtime.backend=reference"])
+    return run.neuron.factory(run)().double()
 
 
 class Fire(torch.autograd.Function):

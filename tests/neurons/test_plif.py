@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from snnrepro.build import neuron_factory
 from snnrepro.compose import compose_run
 
 
@@ -11,7 +10,8 @@ def test_plif_is_the_published_neuron():
     pytest.importorskip("spikingjelly")
     from spikingjelly.activation_based import functional, neuron, surrogate
 
-    ours = neuron_factory(compose_run(["neuron=plif", "runtime.backend=reference"]))().double()
+    run = compose_run(["neuron=plif", "runtime.backend=reference"])
+    ours = run.neuron.factory(run)().double()
     theirs = neuron.ParametricLIFNode(
         init_tau=2.0, v_threshold=1.0, v_reset=0.0, detach_reset=True, decay_input=True,
         surrogate_function=surrogate.ATan(2.0), step_mode="m",

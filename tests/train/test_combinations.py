@@ -9,14 +9,14 @@ from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.errors import Stopped
 from snnrepro.identity import run_id
-from snnrepro.options import NORMS
+from snnrepro.registry import options
 from snnrepro.report.select import expand
 from snnrepro.report.tables import load
 from snnrepro.runs import read_record, run_path
 from snnrepro.train import loop
 from snnrepro.train.loop import Trainer
 
-COMBINATIONS = list(itertools.product(NORMS, ("true", "false"), ("lif", "trsg"), ("ce", "tet")))
+COMBINATIONS = list(itertools.product(options("norm"), ("true", "false"), ("lif", "trsg"), ("ce", "tet")))
 
 
 class StopAtOnce:
