@@ -133,8 +133,9 @@ def test_a_name_that_comes_with_an_option(word):
 
 
 @advice("{}={}: must be one of {}{}")
-@pytest.mark.parametrize("word", ["neuron=nonsuch", "surrogate=nonsuch", "neuron.reset=nonsuch", "surrogate.name=nonsuch",
-                                  "runtime.device=nonsuch", "optimizer.schedule=nonsuch"])  # fmt: skip
+@pytest.mark.parametrize("word", ["neuron=nonsuch", "surrogate=nonsuch", "neuron.reset=nonsuch",
+                                  "surrogate.name=nonsuch", "runtime.device=nonsuch",
+                                  "optimizer.schedule=nonsuch"])  # fmt: skip
 def test_every_option_of_a_list_is_one(word):
     with refused(ConfigError) as message:
         compose_run([word])
