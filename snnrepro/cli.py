@@ -33,7 +33,8 @@ USAGE = """usage: snnrepro COMMAND ...
   doctor [KEY=VALUE ...]                          what this machine has, what is missing, and the fix
   data check|prepare|preview NAME [KEY=VALUE ...] read a dataset as a run would; download it; a picture of frames
   import-checkpoint FILE [KEY=VALUE ...]          take over weights of the released ResNet-19 or torchvision's ResNet-34
-  wandb-push RUN_DIR|TABLE.json|FIGURE.png ...    replay finished runs, tables and figures into Weights & Biases"""
+  wandb-push RUN_DIR|TABLE.json|FIGURE.png ...    replay finished runs, tables and figures into Weights & Biases
+  rename-runs [runtime.output_dir=FOLDER]         runs of an older version get the names that this one looks for"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,6 +236,12 @@ def _import(words: list[str]) -> int:
     return import_checkpoint(words)
 
 
+def _rename_runs(words: list[str]) -> int:
+    from snnrepro.renaming import main as rename_runs
+
+    return rename_runs(words)
+
+
 def _push(words: list[str]) -> int:
     from snnrepro.replay import push
 
@@ -253,4 +260,5 @@ COMMANDS = {
     "data": _data,
     "import-checkpoint": _import,
     "wandb-push": _push,
+    "rename-runs": _rename_runs,
 }

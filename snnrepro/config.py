@@ -1,6 +1,6 @@
 """The schema of a run: its groups, each an option with keys of its own, and the keys that every run has.
 
-YAML files hold the values. ``None`` is the only default: such a key may be left out, and then does nothing.
+YAML files hold the values. A key whose default is ``None`` may be left out, and then does nothing.
 
 Slots matter: without them OmegaConf would attach an unknown key that was forced in with ``+`` to the
 object, and the run would silently train with the default.
@@ -37,9 +37,9 @@ def elsewhere() -> Any:
 def later(as_before: Any) -> Any:
     """Returns a field that was added to an existing option. as_before: the value that means what runs did without it.
 
-    That value is left out of a run's identity, so that finished runs keep their names.
+    It stands where a file holds none, and is left out of a run's identity, so that finished runs keep their names.
     """
-    return field(metadata={"as_before": as_before})
+    return field(default=as_before, metadata={"as_before": as_before})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -281,7 +281,9 @@ def section_class(group: str, section: Any) -> type:
     base = GROUPS[group]
     if not isinstance(section, dict):
         raise ConfigError(f"{group}: a mapping of keys is needed, not a {type(section).__name__}")
-    name, known = section.get(base.selector), registry.options(group)
+    # An option that every run had before there were others.
+    only = {field.name: field.metadata.get("as_before") for field in fields(base)}.get(base.selector)
+    name, known = section.get(base.selector, only), registry.options(group)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(
             f"{group}.{base.selector}={name}: must be one of {', '.join(known)}{nearest(str(name), known)}"

@@ -89,7 +89,6 @@ def of_today(plain: Mapping[str, Any]) -> dict[str, Any]:
     for group in GROUPS:
         section = found.get(group)
         if isinstance(section, dict):
-            section = {"kind": "lif", **section} if group == "neuron" else section
             known = {field.name for field in fields(section_class(group, section))}
             found[group] = {key: value for key, value in section.items() if value is not None or key in known}
     return found

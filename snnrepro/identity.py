@@ -33,13 +33,17 @@ def id_of(config: Mapping[str, Any], numerics: int = NUMERICS) -> str:
     return _named(config, {"numerics": numerics, "run": identity(RunConfig, of_today(config))})
 
 
+def first_id(config: Mapping[str, Any], numerics: int = NUMERICS) -> str:
+    """Returns the id under the first rule: over all keys that were stored, nulls included."""
+    return _named(config, {"numerics": numerics, "config": _identity_at_first(config)})
+
+
 def names_of(config: Mapping[str, Any]) -> set[str]:
     """Returns all names that the run with this stored configuration may have: of this version and of older ones."""
     found = set()
     for numerics in range(NUMERICS, 0, -1):
         try:
-            found.add(_named(config, {"numerics": numerics, "config": _identity_at_first(config)}))
-            found.add(id_of(config, numerics))
+            found |= {first_id(config, numerics), id_of(config, numerics)}
         except (AttributeError, ConfigError, KeyError, TypeError, ValueError, RecursionError):
             # Not a configuration, or one with an option that is not installed here.
             continue

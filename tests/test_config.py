@@ -115,8 +115,10 @@ def test_a_dataset_brings_its_recipe_and_the_command_line_wins():
 def test_no_default_lives_in_the_schema():
     def check(schema: type) -> None:
         for field in fields(schema):
-            # None: the key may be left out.
-            assert field.default in (None, MISSING) and field.default_factory is MISSING, f"{schema}.{field.name}"
+            # None: the key may be left out. A later key stands for what was before it.
+            assert (
+                field.default in (None, MISSING, field.metadata.get("as_before")) and field.default_factory is MISSING
+            ), f"{schema}.{field.name}"
             if is_dataclass(field.type):
                 check(field.type)
 
@@ -159,7 +161,7 @@ def test_every_yaml_key_has_one_meaning_in_the_schema():
     """A key in a group file that the schema lacks would be refused at composition: the control."""
     values = yaml.safe_load((CONFIG_DIR / "neuron" / "trsg.yaml").read_text())
     assert values.pop("defaults") == ["_lif", "_self_"]
-    assert set(values) == {field.name for field in fields(registry.options("neuron")["lif"])} - {"smoothing"}
+    assert set(values) == {field.name for field in fields(registry.options("neuron")["lif"])} - {"smoothing", "kind"}
 
 
 def test_no_key_of_an_option_is_null_in_a_file():
