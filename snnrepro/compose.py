@@ -32,14 +32,19 @@ CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKA
 CONFIG_NAME = "train"
 
 
-@cache
+_told: dict[tuple[str, str], type] = {}
+
+
 def _tell_hydra() -> None:
     """Stores the schema of a run, and of option ``name`` as ``_name``, from which its YAML files start."""
     store = ConfigStore.instance().store
-    store(name="_schema", node=RunConfig)
+    if not _told:
+        store(name="_schema", node=RunConfig)
     for group in GROUPS:
         for name, schema in registry.options(group).items():
-            store(group=group, name=f"_{name}", node=schema, package=group)
+            if _told.get((group, name)) is not schema:
+                store(group=group, name=f"_{name}", node=schema, package=group)
+                _told[group, name] = schema
 
 
 @cache
@@ -73,10 +78,9 @@ def folders_of(overrides: Sequence[Override]) -> tuple[str, ...]:
     return tuple(folder.removeprefix("file://") for folder in last)
 
 
-@cache
 def keys() -> tuple[str, ...]:
     """Returns every dotted key that some option has, sections included."""
-    found = list(keys_of(RunConfig, ""))
+    found = keys_of(RunConfig, "")
     for group in GROUPS:
         for schema in registry.options(group).values():
             found.extend(keys_of(schema, f"{group}."))

@@ -1,7 +1,7 @@
 """The first losses of a small run per family and reset, as they were when ``NUMERICS`` was last raised.
 
-A change that moves them changes results: raise ``snnrepro.runs.NUMERICS``, so that stored runs are not taken for new
-ones, and write the file again with ``python tests/golden/test_losses.py``.
+A change that moves them changes results: raise ``snnrepro.identity.NUMERICS``, so that stored runs are not taken for
+new ones, and write the file again with ``python tests/golden/test_losses.py``.
 """
 
 import json
