@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +11,17 @@ from torch import nn
 
 from snnrepro import registry
 from snnrepro.cli import main
+from snnrepro.command_line import read
 from snnrepro.compose import compose_run
 from snnrepro.config import DatasetOption, ModelOption, NeuronOption, NormOption, RunConfig
 from snnrepro.data.images import Source, take
 from snnrepro.data.sets import ready
 from snnrepro.errors import ConfigError
 from snnrepro.neurons import LIF
+from snnrepro.overrides import parse
 from snnrepro.registry import register
 from snnrepro.runs import read_record, run_path
+from snnrepro.sweep import expand
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,8 +50,6 @@ class HalvedOption(NeuronOption):
     height: float
 
     def factory(self, run: RunConfig) -> Callable[..., nn.Module]:
-        from functools import partial
-
         lif = compose_run(["neuron=lif"])
         return partial(lif.neuron.factory(lif), v_threshold=self.height / 2)
 
@@ -61,10 +64,8 @@ class StripesOption(DatasetOption):
         labels = torch.arange(self.samples).numpy() % 2
         images = torch.zeros(self.samples, 1, 8, 8)
         images[0::2, :, ::2], images[1::2, :, :, ::2] = 255, 255
-        pixels, half = images.byte().numpy(), torch.arange(self.samples).numpy()
-        train, test = (
-            take(pixels, labels, index) for index in (half[: -self.samples // 4], half[-self.samples // 4 :])
-        )
+        pixels, index = images.byte().numpy(), torch.arange(self.samples).numpy()
+        train, test = (take(pixels, labels, part) for part in (index[:-16], index[-16:]))
         return ready(self.name, Source(train, test, "last quarter", 2, (127.5,), (127.5,)), seed=seed, embedded=True)
 
 
@@ -121,40 +122,35 @@ def test_a_run_of_new_options_trains_resumes_evaluates_and_sweeps(words, capsys)
     out = capsys.readouterr().out
     run_name = out.split("done: ")[1].split()[0]
     assert run_name.startswith("stripes-one_layer-halved-s0-")
-    folder = next(word.partition("=")[2] for word in words if word.startswith("runtime.output_dir"))
-    record = read_record(run_path_of(folder, run_name))
+    place = next(word for word in words if word.startswith("runtime.output_dir="))
+    folder = Path(place.partition("=")[2]) / "runs" / run_name
+    record = read_record(folder)
     assert record["config"]["norm"] == {"name": "shift", "eps": 1.0, "momentum": 0.1, "shift": 0.25}
     assert record["final"]["top1"] > 80 and record["learned"]["sn1"]["v_threshold"] == 0.25
     assert main(["train", *words]) == 0 and "finished before" in capsys.readouterr().out
-    assert main(["evaluate", f"run={run_name}", f"runtime.output_dir={folder}", "timesteps=1,2"]) == 0
+    assert main(["evaluate", f"run={run_name}", place, "timesteps=1,2"]) == 0
     assert "equal" in capsys.readouterr().out
-    (run_path_of(folder, run_name) / "record.json").unlink()
+    (folder / "record.json").unlink()
     assert main(["train", *words]) == 0
-    assert read_record(run_path_of(folder, run_name))["final"] == record["final"]
+    assert read_record(folder)["final"] == record["final"]
     assert main(["train", *words, "--help"]) == 0
     assert "height: 0.5" in capsys.readouterr().out
-
-
-def run_path_of(folder, name):
-    from pathlib import Path
-
-    return Path(folder) / "runs" / name
+    jobs = expand(parse([*read(words).overrides, "neuron.height=0.5,0.6", "norm.shift=0.1,0.2"]))
+    assert len({job.path for job in jobs}) == 4
 
 
 def test_its_keys_are_checked_and_make_other_runs(words):
-    from snnrepro.command_line import read
-
     made = read(words).overrides
     first, second = compose_run(made), compose_run([*made, "norm.shift=0.5"])
     assert second.norm.shift == 0.5 and run_path(first) != run_path(second)
-    with pytest.raises(ConfigError, match="did you mean 'norm.shift'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'norm\.shift'"):
         compose_run([*made, "norm.shfit=1"])
-    with pytest.raises(ConfigError, match="neuron.kind=halved does not use it, lif would; leave it out"):
+    with pytest.raises(ConfigError, match=r"neuron\.kind=halved does not use it, lif would; leave it out"):
         compose_run([*made, "neuron.tau=3"])
 
 
 def test_a_name_belongs_to_one_class(words):
-    with pytest.raises(ConfigError, match="norm=shift: registered twice, by .* and"):
+    with pytest.raises(ConfigError, match=r"norm=shift: registered twice, by .* and"):
         register("norm", "shift")(StripesOption)
     assert register("norm", "shift")(ShiftOption) is ShiftOption
 
