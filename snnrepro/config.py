@@ -280,7 +280,7 @@ def section_class(group: str, section: Any) -> type:
     """Returns the class of a stored section. Raises ConfigError where it names no registered option."""
     base = GROUPS[group]
     if not isinstance(section, dict):
-        raise ConfigError(f"{group}: a mapping of keys is needed, not a {type(section).__name__}")
+        raise ConfigError(f"{group}: " + ("is missing" if section is None else "a mapping of keys is needed"))
     # An option that every run had before there were others.
     only = {field.name: field.metadata.get("as_before") for field in fields(base)}.get(base.selector)
     name, known = section.get(base.selector, only), registry.options(group)

@@ -15,7 +15,7 @@ from typing import Self
 
 from snnrepro import io, stored
 from snnrepro.config import RunConfig
-from snnrepro.config_values import from_plain, to_yaml
+from snnrepro.config_values import from_plain, of_today, to_yaml
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.identity import names_of, run_id
 from snnrepro.records import LINE, RECORD, REPAIR, Line, Record
@@ -41,6 +41,10 @@ def read_record(path: Path) -> Record | None:
     if not stored.exists(file):
         return None
     record = RECORD.read(file)
+    try:
+        of_today(record["config"])
+    except ConfigError as error:
+        raise StorageError(f"{file}: config: {error}; an option with which it was trained is not here") from None
     names = names_of(record["config"])
     if record["id"] not in names and record["id"] == name_of(path):
         raise StorageError(f"{file}: config: not that of the run {record['id']}; {REPAIR}")
