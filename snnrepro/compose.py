@@ -11,10 +11,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -25,6 +28,7 @@ from snnrepro.config import GROUPS, Option, RunConfig
 from snnrepro.config_values import explained, to_run_config
 from snnrepro.errors import ConfigError
 from snnrepro.overrides import SEARCH_PATH, is_text, line, parse, quoted, values
+from snnrepro.plugins import plugins
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.
@@ -55,7 +59,7 @@ def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
     that exists twice.
     """
     found: dict[str, list[str]] = {}
-    for folder in (str(CONFIG_DIR), *folders):
+    for folder in (str(CONFIG_DIR), *_folders_of_plugins(), *folders):
         for path in sorted(Path(folder).rglob("*.yaml")):
             group, _, option = path.relative_to(folder).with_suffix("").as_posix().partition("/")
             if not option or (folder != str(CONFIG_DIR) and group not in found):
@@ -68,6 +72,21 @@ def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
                 raise ConfigError(f"{path}: not UTF-8 text") from None
             found[group].append(option)
     return found
+
+
+def _folders_of_plugins() -> list[str]:
+    return [str(plugin.folder) for plugin in plugins() if plugin.folder]
+
+
+class _PathOfPlugins(SearchPathPlugin):
+    """Where Hydra finds the YAML files of plugins."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in _folders_of_plugins():
+            search_path.append("snnrepro", f"file://{folder}")
+
+
+Plugins.instance().register(_PathOfPlugins)
 
 
 def folders_of(overrides: Sequence[Override]) -> tuple[str, ...]:

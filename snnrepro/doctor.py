@@ -13,6 +13,7 @@ from snnrepro import __version__
 from snnrepro.checks import nearest
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError, DataError
+from snnrepro.plugins import plugins
 from snnrepro.registry import options
 from snnrepro.system import usable_cores
 
@@ -53,6 +54,8 @@ def examine(words: Sequence[str]) -> Iterator[Finding]:
 
     run = compose_run(words)
     yield Finding("snnrepro", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for plugin in plugins():
+        yield Finding(f"plugin {plugin.distribution}", plugin.version)
     yield Finding("torch", torch.__version__)
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

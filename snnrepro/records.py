@@ -138,6 +138,7 @@ class Provenance(TypedDict):
     precision: str
     deterministic: bool
     channels_last: bool
+    plugins: NotRequired[dict[str, str]]
 
 
 @exact

@@ -2,7 +2,8 @@
 
 An option is a slotted dataclass with exactly the keys that it reads and a method that builds what it names. It lies in
 a module whose name ends in ``_options``, beside that thing; every such module of the package is imported before a
-command line is read, so none imports torch: what is built imports it when it is built. A new option is new files only.
+command line is read, so none imports torch: what is built imports it when it is built. A new option is new files only,
+here or in another distribution (``plugins.py``).
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from snnrepro.errors import ConfigError
+from snnrepro.plugins import plugins
 
 T = TypeVar("T", bound=type)
 
@@ -45,3 +47,4 @@ def options(group: str) -> dict[str, type[Any]]:
 def _load() -> None:
     for path in sorted(_PACKAGE.rglob("*_options.py")):
         import_module(".".join((_PACKAGE.name, *path.relative_to(_PACKAGE).with_suffix("").parts)))
+    plugins()

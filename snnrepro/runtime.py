@@ -19,6 +19,7 @@ from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError
 from snnrepro.launch import processes_here
 from snnrepro.neurons.kernel_cache import compiler, no_compiler
+from snnrepro.plugins import plugins
 from snnrepro.system import require_threads, usable_cores
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -138,6 +139,7 @@ def provenance(runtime: RuntimeConfig, device: torch.device) -> dict[str, Any]:
         "precision": runtime.precision,
         "deterministic": runtime.deterministic,
         "channels_last": runtime.channels_last,
+        "plugins": {plugin.distribution: plugin.version for plugin in plugins()},
     }
 
 

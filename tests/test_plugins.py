@@ -1,0 +1,74 @@
+"""A distribution beside the package brings options; not a line of the package changes."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import command, env
+from test_contributing import FILES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder on the path with a distribution that brings CONTRIBUTING's examples, as pip would leave it."""
+    site = tmp_path / "site"
+    for name, text in FILES.items():
+        place = site / (name if name.endswith(".py") else f"striped/configs/{name}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    modules = sorted(Path(name).stem for name in FILES if name.endswith("_options.py"))
+    (site / "striped" / "__init__.py").write_text(f"import {', '.join(modules)}\n")
+    info = site / "striped-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: striped\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[snnrepro.plugins]\nstriped = striped\n")
+    return site
+
+
+@pytest.fixture
+def call(installed, tmp_path):
+    def run(*words):
+        own = env()
+        own["PYTHONPATH"] = os.pathsep.join([str(installed), own["PYTHONPATH"]])
+        return subprocess.run(command(*words), env=own, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+WORDS = ["dataset=stripes", "norm=shift", "neuron=halved", "runtime.threads=1", "runtime.backend=reference"]
+
+
+def test_its_options_train_evaluate_and_sweep_and_the_record_says_whose_they_are(call, tmp_path):
+    result = call("train", *WORDS)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    assert record["provenance"]["plugins"] == {"striped": "1.2"} and record["final"]["top1"] > 80
+    assert call("train", *WORDS).stdout.count("finished before") == 1
+    assert "equal" in call("evaluate", f"run={folder.name}", "timesteps=1,2").stdout
+    swept = call("train", "-m", *WORDS, "norm.shift=0.25,0.5")
+    assert swept.returncode == 0 and "norm.shift=0.25" in swept.stdout, swept.stderr
+    assert len(list(folder.parent.iterdir())) == 2
+    shown = call("train", "--help").stdout
+    assert "stripes" in shown and "halved" in shown
+    assert "plugin striped" in call("doctor").stdout
+
+
+@pytest.mark.advice("update it, or remove it: pip uninstall {}")
+def test_one_that_cannot_be_imported_is_one_line(call, installed):
+    (installed / "striped" / "__init__.py").write_text("import nosuch_module\n")
+    result = call("train", "--help")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "plugin striped 1.2: ModuleNotFoundError: No module named 'nosuch_module'" in result.stderr
+    (installed / "striped-1.2.dist-info" / "entry_points.txt").unlink()
+    assert call("train", "--help").returncode == 0
+
+
+def test_a_name_of_ours_is_not_taken(call, installed):
+    (installed / "striped" / "configs" / "neuron" / "lif.yaml").write_text("defaults: [_lif, _self_]\n")
+    result = call("train", "neuron=lif")
+    assert result.returncode == 2 and "neuron=lif exists already" in result.stderr
