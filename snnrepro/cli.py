@@ -1,6 +1,5 @@
 """The command line: checks the words, runs one job or a sweep, turns errors into one line."""
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,15 +10,14 @@ from snnrepro import io
 from snnrepro.checks import nearest
 from snnrepro.command_line import help_text, read, version
 from snnrepro.compose import complete, compose_run, folders_of, groups, show
-from snnrepro.config import RunConfig
 from snnrepro.config_values import to_yaml
-from snnrepro.errors import ConfigError, DivergedError, Stopped, StorageError, UserError, report, shortage
-from snnrepro.launch import launch, launched, note_other_launchers, silence_others
+from snnrepro.ending import answered
+from snnrepro.errors import ConfigError, Stopped, report
+from snnrepro.launch import launched
 from snnrepro.overrides import line, parse
-from snnrepro.records import summary
-from snnrepro.runs import read_record, run_path, with_other_epochs
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
+from snnrepro.train.one import train_one
 
 USAGE = """usage: snnrepro COMMAND ...
 
@@ -41,23 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``snnrepro COMMAND ...`` and returns the exit code (0 done, others: errors.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
-    try:
+
+    def command() -> int:
         io.require_working_folder()
         code = _command(words)
         sys.stdout.flush()
         return code
-    except UserError as error:
-        return report(error)
+
+    try:
+        return answered(command)
     except BrokenPipeError:
         # The reader (head, less) has enough. Python would complain again when it closes the stream at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not words or {"-h", "--help"} & set(words) or words[0] not in COMMANDS:
             return 0
         return report(Stopped("nobody reads the output any more; the last checkpoint stands, the same command resumes"))
-    except OSError as error:
-        if shortage(error) is not None:
-            raise
-        return report(_storage_error(error))
 
 
 def _command(words: list[str]) -> int:
@@ -102,16 +98,6 @@ def _require_text(word: str) -> None:
         raise ConfigError(f"{word!a}: not UTF-8, in which runs keep their names and paths; rename it") from None
 
 
-def _storage_error(error: OSError) -> StorageError:
-    """Returns the line for a file or stream that the system refuses. Raises what is no matter of storage."""
-    if error.filename is not None:
-        return StorageError(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")
-    if error.errno != errno.ENOSPC:
-        raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return StorageError("the output cannot be written: no space left on the device")
-
-
 def _train(words: list[str]) -> int:
     args = read(words)
     if args.version:
@@ -150,36 +136,6 @@ def _sweep(words: Sequence[str]) -> None:
     else:
         launch_elsewhere(jobs, launcher, of_launcher)
     conclude(jobs)
-
-
-def train_one(run: RunConfig, words: Sequence[str]) -> int:
-    """Makes the run exist, prints its summary and returns the exit code. words: the command line that names the run."""
-    silence_others()
-    note_other_launchers()
-    path = run_path(run)
-    record = read_record(path)
-    if record is None:
-        # torch takes seconds to import, which reporting a finished run need not pay.
-        if run.runtime.processes > 1 and not launched():
-            return launch(words, run.runtime.processes)
-        if not path.exists():
-            _name_other_epochs(run)
-        from snnrepro.train.loop import train
-
-        record = train(run)
-    else:
-        print(f"finished before: {path} (remove the folder to run it again)")
-    print(summary(record, path))
-    return 0 if record["status"] == "done" else DivergedError.exit_code
-
-
-def _name_other_epochs(run: RunConfig) -> None:
-    """Says that a run with other epochs is another run."""
-    for id, epochs in with_other_epochs(run):
-        print(
-            f"epochs={run.epochs}: starts from zero, although {id} has the same settings with epochs={epochs}: "
-            "the learning rate of every epoch depends on their number"
-        )
 
 
 def _evaluate(words: list[str]) -> int:

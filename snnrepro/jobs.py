@@ -8,12 +8,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from snnrepro.config import RunConfig
+from snnrepro.ending import answered, ended
 from snnrepro.errors import Stopped, StorageError, UserError
 from snnrepro.identity import run_id
 from snnrepro.launch import end_with_parent
@@ -114,10 +115,11 @@ class _Pool:
             process.terminate()
 
     def _start(self, job: Job) -> None:
-        words = ["train", *job.words, f"runtime.threads={self.threads}"]
+        words = [*job.words, f"runtime.threads={self.threads}"]
+        run = replace(job.run, runtime=replace(job.run.runtime, threads=self.threads))
         try:
             log = tempfile.NamedTemporaryFile("w+", errors="replace")  # noqa: SIM115 - open until the job ends
-            process = self.context.Process(target=_command, args=(words, log.name))
+            process = self.context.Process(target=_command, args=(run, words, log.name))
             process.start()
         except (ConnectionError, EOFError):
             log.close()
@@ -165,7 +167,7 @@ class _Pool:
 def _forkserver(threads: int) -> "ForkServerContext":
     """Returns how to start processes from one that has imported everything: each run saves those seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["snnrepro.cli", "snnrepro.train.loop", "snnrepro.data.digits"])
+    context.set_forkserver_preload(["snnrepro.train.one", "snnrepro.train.loop", "snnrepro.data.digits"])
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     # Ctrl-C is for the sweep, which answers as soon as it is let through again; the server inherits that it is held
@@ -181,8 +183,8 @@ def _forkserver(threads: int) -> "ForkServerContext":
     return context
 
 
-def _command(words: Sequence[str], log: str) -> None:
-    """Runs ``snnrepro WORDS`` in this process, with its output in a file, and exits with its code."""
+def _command(run: RunConfig, words: Sequence[str], log: str) -> None:
+    """Makes ``run``, which ``words`` name, in this process, with its output in a file, and exits with its code."""
     # Ctrl-C reaches the sweep, which passes it on once; a job must not see it twice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # By the process that forked this one, and by the sweep, which is another.
@@ -191,9 +193,9 @@ def _command(words: Sequence[str], log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from snnrepro.start import main
+    from snnrepro.train.one import train_one
 
-    sys.exit(main(words))
+    sys.exit(ended(lambda: answered(lambda: train_one(run, words))))
 
 
 def _end_with_sweep() -> None:

@@ -91,7 +91,7 @@ def launch_elsewhere(jobs: Sequence[Job], launcher: str, words: Sequence[str]) -
 
 def _job(tree: DictConfig) -> None:
     # It does not exit: joblib would end the other jobs with it.
-    from snnrepro.cli import train_one
+    from snnrepro.train.one import train_one
 
     given = HydraConfig.get().overrides
     try:

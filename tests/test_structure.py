@@ -66,6 +66,65 @@ def test_imports_point_one_way(part):
             assert not bad, f"{path.name} imports {bad}"
 
 
+def graph(root: Path, package: str) -> dict[str, set[str]]:
+    """Returns which modules of the package in ``root`` each of them imports, inside of functions too."""
+    files = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (root / package).rglob("*.py")
+    }
+    return {name: {each for each in _at_run_time(path) if each in files} - {name} for name, path in files.items()}
+
+
+def _at_run_time(path: Path) -> set[str]:
+    """Returns what a file imports, wherever it does, but for type checkers."""
+    tree = ast.parse(path.read_text())
+    for_types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = {id(inner) for node in for_types for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in skipped:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import) and id(node) not in skipped:
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def circle(modules: dict[str, set[str]]) -> list[str]:
+    """Returns modules that import each other in a circle, in order, or nothing."""
+    done: set[str] = set()
+    for start in modules:
+        path, stack = [], [(start, iter(sorted(modules[start])))]
+        while stack and start not in done:
+            name, rest = stack[-1]
+            if name not in path:
+                path.append(name)
+            following = next((each for each in rest if each not in done), None)
+            if following is None:
+                done.add(path.pop())
+                stack.pop()
+            elif following in path:
+                return [*path[path.index(following) :], following]
+            else:
+                stack.append((following, iter(sorted(modules[following]))))
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    found = {name: others - {"snnrepro"} for name, others in graph(ROOT, "snnrepro").items()}
+    assert len(found) > 130 and sum(map(len, found.values())) > 400
+    assert not circle(found), " -> ".join(circle(found))
+
+
+def test_control_a_circle_through_three_modules_and_a_function_is_found(tmp_path):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    (tmp_path / "p" / "a.py").write_text("from p.q import b\n")
+    (tmp_path / "p" / "q" / "b.py").write_text("def f():\n    from p.c import x\n")
+    (tmp_path / "p" / "c.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import p.a\n")
+    assert not circle(graph(tmp_path, "p"))
+    (tmp_path / "p" / "c.py").write_text("import p.a\n")
+    assert circle(graph(tmp_path, "p")) == ["p.a", "p.q.b", "p.c", "p.a"]
+
+
 def test_options_are_read_without_torch_and_by_nobody_beside_them():
     """A command line is checked before torch, or anything that an option builds, is imported."""
     code = "import sys; from snnrepro.compose import compose_run; compose_run([]); print(*sys.modules)"

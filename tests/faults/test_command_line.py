@@ -203,7 +203,7 @@ def test_an_own_option_never_hides_ours(own, capsys):
 
 def test_a_launcher_gets_every_job_and_says_so_in_words_that_a_run_understands(own, tiny, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("snnrepro.cli.train_one", lambda run, words: seen.append((run, compose_run(words))))
+    monkeypatch.setattr("snnrepro.train.one.train_one", lambda run, words: seen.append((run, compose_run(words))))
     words = ["-m", "--config-dir", str(own), "hydra/launcher=basic", *tiny, "experiment=exp,figures/fig8"]
     assert main(["train", *words]) == 1
     assert len(seen) == 12 and all(run == again for run, again in seen)
@@ -232,7 +232,7 @@ def test_a_full_disk_behind_the_output(monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("snnrepro.cli._command", full)
-    monkeypatch.setattr("snnrepro.cli.os.dup2", lambda *_: None)
+    monkeypatch.setattr("snnrepro.ending.os.dup2", lambda *_: None)
     assert main(["train"]) == 5
     assert "the output cannot be written" in capsys.readouterr().err
 

@@ -13,10 +13,10 @@ from conftest import command, env
 
 from snnrepro import cli, start
 from snnrepro.data.loading import loader
-from snnrepro.errors import StorageError
+from snnrepro.ending import unwinding
+from snnrepro.errors import Stopped, StorageError
 from snnrepro.jobs import _Pool
 from snnrepro.runs import RunLock
-from snnrepro.start import unwinding
 from snnrepro.train import guards
 from snnrepro.train.guards import StopRequest
 
@@ -147,7 +147,7 @@ def test_sweeps_hear_a_closed_terminal(monkeypatch):
     pool.queue, pool.running, pool.signal = [object()], {}, 0
     pool.total = pool.at_a_time = pool.threads = 1
     pool._start = lambda _job: os.kill(os.getpid(), signal.SIGHUP)
-    with pytest.raises(start.Stopped, match="SIGHUP"):
+    with pytest.raises(Stopped, match="SIGHUP"):
         pool.drain()
 
 

@@ -1,0 +1,39 @@
+"""Making one run exist: found finished, resumed or started, in one process or several."""
+
+from collections.abc import Sequence
+
+from snnrepro.config import RunConfig
+from snnrepro.errors import DivergedError
+from snnrepro.launch import launch, launched, note_other_launchers, silence_others
+from snnrepro.records import summary
+from snnrepro.runs import read_record, run_path, with_other_epochs
+
+
+def train_one(run: RunConfig, words: Sequence[str]) -> int:
+    """Makes the run exist, prints its summary and returns the exit code. words: the command line that names the run."""
+    silence_others()
+    note_other_launchers()
+    path = run_path(run)
+    record = read_record(path)
+    if record is None:
+        # torch takes seconds to import, which reporting a finished run need not pay.
+        if run.runtime.processes > 1 and not launched():
+            return launch(words, run.runtime.processes)
+        if not path.exists():
+            _name_other_epochs(run)
+        from snnrepro.train.loop import train
+
+        record = train(run)
+    else:
+        print(f"finished before: {path} (remove the folder to run it again)")
+    print(summary(record, path))
+    return 0 if record["status"] == "done" else DivergedError.exit_code
+
+
+def _name_other_epochs(run: RunConfig) -> None:
+    """Says that a run with other epochs is another run."""
+    for id, epochs in with_other_epochs(run):
+        print(
+            f"epochs={run.epochs}: starts from zero, although {id} has the same settings with epochs={epochs}: "
+            "the learning rate of every epoch depends on their number"
+        )
