@@ -81,20 +81,25 @@ def _meet(seconds: float) -> tuple[dist.Store, int]:
     The store outlives every rank: those that are left can still talk when one is gone.
     """
     met: list[Any] = []
+    failed: list[Exception] = []
 
     def meet() -> None:
         try:
             met.extend(next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds))))
-        except (dist.DistError, RuntimeError, ValueError) as error:
-            met.append(str(error).strip().splitlines()[0])
+        except Exception as error:
+            failed.append(error)
 
     # Where another program holds the port and says nothing, torch waits for its answer without an end.
     thread = threading.Thread(target=meet, daemon=True)
     thread.start()
     thread.join(seconds + _REPORT_SECONDS)
-    if len(met) > 1:
+    if met:
         return met[0], met[1]
-    reason = met[0] if met else "what listens there does not answer: it is another program, or hangs"
+    if failed and not isinstance(failed[0], dist.DistError | RuntimeError | ValueError):
+        raise failed[0]
+    reason = "what listens there does not answer: it is another program, or hangs"
+    if failed:
+        reason = str(failed[0]).strip().splitlines()[0]
     place = f"MASTER_ADDR:MASTER_PORT = {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     who = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
     if "EADDRINUSE" in reason:
