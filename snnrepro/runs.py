@@ -94,7 +94,12 @@ IMPORTED = "imported"
 
 
 def write_config(path: Path, run: RunConfig) -> None:
-    """Writes ``config.yaml`` into the folder ``path``. Raises StorageError."""
+    """Writes ``config.yaml`` into the folder ``path``. Raises StorageError.
+
+    That of an older version stays: by it the run's checkpoints are known, which have its former name.
+    """
+    if run_id(run) in _names_in_older(path):
+        return
     io.write_atomic(path / "config.yaml", f"# format {CONFIG_FORMAT}\n{to_yaml(run)}")
 
 
@@ -123,6 +128,24 @@ def is_former_name(path: Path, name: str) -> bool:
         return {name, name_of(path)} <= names_of(stored.read_yaml(path / "config.yaml", REPAIR, CONFIG_FORMAT))
     except StorageError:
         return False
+
+
+def under_former_name(run: RunConfig) -> Path | None:
+    """Returns the folder of ``run`` that an older version made, under the name of that version, or None."""
+    folder, id = run_path(run).parent, run_id(run)
+    paths = sorted(folder.glob(f"{glob.escape(id.rpartition('-')[0])}-*"))
+    return next((path for path in paths if {path.name, id} <= _names_in_older(path)), None)
+
+
+def _names_in_older(path: Path) -> set[str]:
+    """Returns the names of the run whose configuration an older version wrote into ``path``; none where none did."""
+    file = path / "config.yaml"
+    try:
+        if not stored.exists(file) or stored.read_text(file, REPAIR).startswith(f"# format {CONFIG_FORMAT}\n"):
+            return set()
+        return names_of(stored.read_yaml(file, REPAIR, CONFIG_FORMAT))
+    except StorageError:
+        return set()
 
 
 def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:

@@ -2,24 +2,32 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import yaml
 from conftest import command, env
+from faults.test_resume import StopAfter
 from golden.test_ids import FIRST
 from stored_files import line_of, record_of, table_of
 
 from snnrepro import renaming
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
-from snnrepro.config_values import from_plain
+from snnrepro.config_values import from_plain, to_plain
+from snnrepro.errors import Stopped, StorageError
 from snnrepro.identity import NUMERICS, first_id, id_of, names_of, run_id
-from snnrepro.runs import RunLock, read_config, read_lines, read_record
+from snnrepro.runs import RunLock, read_config, read_lines, read_record, run_path, under_former_name
+from snnrepro.train import loop
+from snnrepro.train.loop import Trainer
+from snnrepro.train.one import train_one
 
 RUNS = 20
 
@@ -71,6 +79,50 @@ def test_every_run_is_found_afterwards_and_its_files_are_what_they_were(output, 
         assert [line["epoch"] for line in read_lines(folder, record)] == [1, 2]
     assert main(["rename-runs", f"runtime.output_dir={output}"]) == 0
     assert f"0 folders renamed, {RUNS} had" in capsys.readouterr().out
+
+
+@pytest.mark.advice("use snnrepro rename-runs {}, then the same command finds it")
+def test_a_run_of_an_older_version_is_not_trained_again_unseen(output, capsys, monkeypatch):
+    (output / "tables" / "table2_mini.json").unlink()
+    run = from_plain(older(3))
+    run.runtime.output_dir = str(output)
+    with pytest.raises(StorageError, match="an older version made this run") as caught:
+        train_one(run, [])
+    assert first_id(older(3)) in str(caught.value)
+    other = replace(run, seed=RUNS)
+    assert under_former_name(other) is None
+    (command,) = re.findall("snnrepro (rename-runs [^,]*),", str(caught.value))
+    assert main(shlex.split(command)) == 0
+    capsys.readouterr()
+    assert train_one(run, []) == 0 and "finished before" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_goes_on_from_checkpoints_of_its_former_name(tiny, monkeypatch, capsys):
+    """Also where it is killed twice before it saves anything, and its best weights are found."""
+    words = [*tiny, "epochs=3"]
+    run = compose_run(words)
+    folder = run_path(run)
+    # As the version before stored it: keys that an option does not use are null.
+    config = to_plain(run)
+    config["dataset"]["root"] = config["norm"]["share_affine"] = None
+    del config["neuron"]["kind"]
+    former = first_id(config)
+    assert id_of(config) == folder.name != former
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run_id", lambda _: former)
+        patch.setattr(loop, "StopRequest", StopAfter)
+        StopAfter.after, StopAfter.trainer = 7, Trainer(run, folder)
+        with pytest.raises(Stopped):
+            StopAfter.trainer.fit()
+    (folder / "config.yaml").write_text("# format 1\n" + yaml.safe_dump(config))
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(Trainer, "train_epoch", lambda *_: 1 / 0)
+            Trainer(run, folder).fit()
+    assert main(["train", *words]) == 0 and "resuming at epoch 2" in capsys.readouterr().out
+    for weights in ("final", "best"):
+        place = f"runtime.output_dir={run.runtime.output_dir}"
+        assert main(["evaluate", f"run={folder.name}", f"weights={weights}", place]) == 0
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, RUNS - 1])

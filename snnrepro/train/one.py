@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from snnrepro.config import RunConfig
-from snnrepro.errors import DivergedError
+from snnrepro.errors import DivergedError, StorageError
 from snnrepro.launch import launch, launched, note_other_launchers, silence_others
+from snnrepro.overrides import quoted
 from snnrepro.records import summary
-from snnrepro.runs import read_record, run_path, with_other_epochs
+from snnrepro.runs import read_record, run_path, under_former_name, with_other_epochs
 
 
 def train_one(run: RunConfig, words: Sequence[str]) -> int:
@@ -20,6 +21,7 @@ def train_one(run: RunConfig, words: Sequence[str]) -> int:
         if run.runtime.processes > 1 and not launched():
             return launch(words, run.runtime.processes)
         if not path.exists():
+            _require_todays_name(run)
             _name_other_epochs(run)
         from snnrepro.train.loop import train
 
@@ -28,6 +30,16 @@ def train_one(run: RunConfig, words: Sequence[str]) -> int:
         print(f"finished before: {path} (remove the folder to run it again)")
     print(summary(record, path))
     return 0 if record["status"] == "done" else DivergedError.exit_code
+
+
+def _require_todays_name(run: RunConfig) -> None:
+    """Raises StorageError where an older version has made this run, whose folder has its former name."""
+    older = under_former_name(run)
+    if older is not None:
+        raise StorageError(
+            f"{older}: an older version made this run and named it otherwise; use snnrepro rename-runs "
+            f"{quoted('runtime.output_dir', run.runtime.output_dir)}, then the same command finds it"
+        )
 
 
 def _name_other_epochs(run: RunConfig) -> None:
