@@ -1,9 +1,7 @@
 """From a ``RunConfig`` to objects: the only code below the command line that asks a configuration what to build."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,29 +10,9 @@ from snnrepro.config import RunConfig
 from snnrepro.data.sets import Data
 from snnrepro.layers import SequenceDropout
 from snnrepro.losses import Loss
+from snnrepro.models.parts import Parts
 from snnrepro.neurons import spiking_layers
 from snnrepro.penalties import FiringRate, Penalties
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What every network is made of.
-
-    in_shape: (C, H, W) of one frame. timesteps: T for static images when a call names none. mean_over_time: whether
-    the logits are averaged over T. make_neuron(**changes), make_norm(channels, residual=...), make_dropout().
-    """
-
-    in_shape: Sequence[int]
-    num_classes: int
-    timesteps: int
-    mean_over_time: bool
-    make_neuron: Callable[..., nn.Module]
-    make_norm: Callable[..., nn.Module]
-    make_dropout: Callable[[], nn.Module]
-
-    def arguments(self) -> dict[str, Any]:
-        """Returns them by name, as a network takes them."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def build_model(

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from snnrepro.build import Parts
     from snnrepro.data.sets import Data
     from snnrepro.losses import Loss
+    from snnrepro.models.parts import Parts
     from snnrepro.penalties import Penalty
 
 

@@ -12,7 +12,7 @@ from snnrepro.registry import register
 if TYPE_CHECKING:
     from torch import nn
 
-    from snnrepro.build import Parts
+    from snnrepro.models.parts import Parts
 
 
 @register("model", "resnet34")
