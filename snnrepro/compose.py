@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from yaml import YAMLError
 
 from snnrepro import registry
 from snnrepro.checks import nearest
-from snnrepro.config import GROUPS, Option, RunConfig
+from snnrepro.config import GROUPS, Option, RunConfig, section_of
 from snnrepro.config_values import explained, to_run_config
 from snnrepro.errors import ConfigError
 from snnrepro.overrides import SEARCH_PATH, is_text, line, parse, quoted, values
@@ -111,14 +111,15 @@ def keys_of(schema: type, prefix: str) -> list[str]:
     found: list[str] = []
     for field in fields(schema):
         found.append(prefix + field.name)
-        if isinstance(field.type, type) and is_dataclass(field.type) and not issubclass(field.type, Option):
-            found.extend(keys_of(field.type, f"{prefix}{field.name}."))
+        section = section_of(field)
+        if section is not None and not issubclass(section, Option):
+            found.extend(keys_of(section, f"{prefix}{field.name}."))
     return found
 
 
 def check_names(overrides: Sequence[Override]) -> None:
     """Raises ConfigError for an unknown key or option, naming it and the nearest valid one."""
-    known = groups(folders_of(overrides))
+    known, every = groups(folders_of(overrides)), keys()
     for override in overrides:
         key = override.key_or_group
         if override.is_delete():
@@ -130,8 +131,8 @@ def check_names(overrides: Sequence[Override]) -> None:
                 raise ConfigError(f"{line(override)}: {_not_hydra(key)}")
         elif key in known:
             _check_option(key, override, known[key])
-        elif key not in keys():
-            raise ConfigError(f"{key}: no such key{nearest(key, [*keys(), *known])}")
+        elif key not in every:
+            raise ConfigError(f"{key}: no such key{nearest(key, [*every, *known])}")
         elif override.is_add() and not override.is_force_add():
             raise ConfigError(f"+{key}: the key exists already; write it without '+'")
         elif override.is_sweep_override():
@@ -202,11 +203,11 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
             if files not in trees:
                 trees[files] = compose_tree(files)
             tree = deepcopy(trees[files])
-            for override in overrides:
-                if line(override) not in files:
-                    _require_key(tree, override)
+            of_keys = [override for override in overrides if line(override) not in files]
+            for override in of_keys:
+                _require_key(tree, override)
             try:
-                ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if line(o) not in files], tree)
+                ConfigLoaderImpl._apply_overrides_to_config(of_keys, tree)
             except _REFUSALS as error:
                 raise explained(error) from None
             return to_run_config(tree)

@@ -7,12 +7,12 @@ object, and the run would silently train with the default.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from snnrepro import registry
-from snnrepro.checks import in_range, nearest, one_of, user_path
+from snnrepro.checks import in_range, one_of, user_path
 from snnrepro.errors import ConfigError
 from snnrepro.options import BACKENDS, DEVICES, PRECISIONS, SCHEDULES, SPARSITY_KINDS
 
@@ -72,11 +72,6 @@ class DatasetOption(Option):
     def downloads(self) -> bool:
         """Returns whether ``load`` downloads what is missing (``download``)."""
         return getattr(self, "download", False)
-
-    def allow_download(self) -> None:
-        """Lets ``load`` download what is missing, of a dataset that can be downloaded."""
-        if hasattr(self, "download"):
-            setattr(self, "download", True)  # noqa: B010 - of the options that have it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -281,14 +276,16 @@ def section_class(group: str, section: Any) -> type:
     base = GROUPS[group]
     if not isinstance(section, dict):
         raise ConfigError(f"{group}: " + ("is missing" if section is None else "a mapping of keys is needed"))
-    # An option that every run had before there were others.
-    only = {field.name: field.metadata.get("as_before") for field in fields(base)}.get(base.selector)
-    name, known = section.get(base.selector, only), registry.options(group)
-    if not isinstance(name, str) or name not in known:
-        raise ConfigError(
-            f"{group}.{base.selector}={name}: must be one of {', '.join(known)}{nearest(str(name), known)}"
-        )
+    # A selector that came later stands for the one option that there was before.
+    selector = next(each for each in fields(base) if each.name == base.selector)
+    name, known = str(section.get(selector.name, selector.metadata.get("as_before"))), registry.options(group)
+    one_of(f"{group}.{selector.name}", name, known)
     return known[name]
+
+
+def section_of(key: Field) -> type | None:
+    """Returns the class of a field that is a section of keys, None for a value."""
+    return key.type if isinstance(key.type, type) and is_dataclass(key.type) else None
 
 
 def require_length(key: str, values: Sequence[int], length: int, owner: str) -> None:

@@ -7,12 +7,12 @@ new keys move no name.
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from snnrepro import io, registry
-from snnrepro.config import GROUPS, Option, RunConfig, section_class
+from snnrepro.config import GROUPS, Option, RunConfig, section_class, section_of
 from snnrepro.config_values import of_today, to_plain
 from snnrepro.errors import ConfigError
 
@@ -38,16 +38,32 @@ def first_id(config: Mapping[str, Any], numerics: int = NUMERICS) -> str:
     return _named(config, {"numerics": numerics, "config": _identity_at_first(config)})
 
 
+def names_by_version(config: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
+    """Returns, by ``NUMERICS``, the names under the first rule and under today's that a run stored so may have.
+
+    Nothing for what is no configuration, or has an option that is not installed here.
+    """
+    try:
+        first, today = _identity_at_first(config), identity(RunConfig, of_today(config))
+        return {
+            numerics: (
+                _named(config, {"numerics": numerics, "config": first}),
+                _named(config, {"numerics": numerics, "run": today}),
+            )
+            for numerics in range(NUMERICS, 0, -1)
+        }
+    except (AttributeError, ConfigError, KeyError, TypeError, ValueError, RecursionError):
+        return {}
+
+
 def names_of(config: Mapping[str, Any]) -> set[str]:
     """Returns all names that the run with this stored configuration may have: of this version and of older ones."""
-    found = set()
-    for numerics in range(NUMERICS, 0, -1):
-        try:
-            found |= {first_id(config, numerics), id_of(config, numerics)}
-        except (AttributeError, ConfigError, KeyError, TypeError, ValueError, RecursionError):
-            # Not a configuration, or one with an option that is not installed here.
-            continue
-    return found
+    return {name for pair in names_by_version(config).values() for name in pair}
+
+
+def names_one_run(config: Mapping[str, Any], *names: str) -> bool:
+    """Returns whether ``names`` are names of one run with this configuration; results of other numerics are another."""
+    return any({*names} <= {*pair} for pair in names_by_version(config).values())
 
 
 def _named(config: Mapping[str, Any], content: Any) -> str:
@@ -65,19 +81,15 @@ def identity(schema: type, values: Mapping[str, Any], inside: bool = True) -> di
     kept: dict[str, Any] = {}
     for field in fields(schema):
         counts, value = field.metadata.get("identity", inside), values.get(field.name)
-        section = _section(field.name, field.type, value)
+        section = section_of(field)
+        if section is not None and issubclass(section, Option):
+            section = section_class(field.name, value)
         if section is not None and isinstance(value, Mapping):
             if found := identity(section, value, counts):
                 kept[field.name] = found
         elif counts and value is not None and value != field.metadata.get("as_before"):
             kept[field.name] = value
     return kept
-
-
-def _section(name: str, declared: Any, value: Any) -> type | None:
-    if isinstance(declared, type) and issubclass(declared, Option):
-        return section_class(name, value)
-    return declared if is_dataclass(declared) and isinstance(declared, type) else None
 
 
 @cache
@@ -90,11 +102,10 @@ def in_identity(key: str) -> bool:
         if not found:
             break
         counts = any(field.metadata.get("identity", counts) for field in found)
-        declared = found[0].type
-        if name in GROUPS:
-            schemas = tuple(registry.options(name).values())
-        else:
-            schemas = (declared,) if is_dataclass(declared) and isinstance(declared, type) else ()
+        section = section_of(found[0])
+        if section is None:
+            break
+        schemas = tuple(registry.options(name).values()) if name in GROUPS else (section,)
     return counts
 
 

@@ -7,12 +7,13 @@ Nothing else changes: what a run wrote keeps the name that it was trained under,
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from snnrepro import io, stored
 from snnrepro.compose import composer
 from snnrepro.errors import ConfigError, StorageError
-from snnrepro.identity import NUMERICS, first_id, id_of, names_of, run_id
+from snnrepro.identity import NUMERICS, names_by_version, run_id
 from snnrepro.overrides import plain_value
 from snnrepro.runs import CONFIG_FORMAT, REPAIR, RunLock
 
@@ -52,13 +53,12 @@ def _rename(folder: Path, names: dict[str, str]) -> str:
     """Returns renamed, kept or left; adds what the run may have been called to ``names``: former to today's."""
     try:
         config = stored.read_yaml(folder / "config.yaml", REPAIR, CONFIG_FORMAT)
-        former = names_of(config)
-        if folder.name not in former:
-            raise StorageError(f"{folder}: not the configuration of this run")
         # Results of other numerics keep being told from those of today.
-        number = next(n for n in range(NUMERICS, 0, -1) if folder.name in (first_id(config, n), id_of(config, n)))
-        name = id_of(config, number)
-        names |= {first_id(config, n): id_of(config, n) for n in range(1, NUMERICS + 1)}
+        pairs = names_by_version(config).values()
+        name = next((today for first, today in pairs if folder.name in (first, today)), None)
+        if name is None:
+            raise StorageError(f"{folder}: not the configuration of this run")
+        names |= dict(pairs)
         if name == folder.name:
             return "kept"
         with RunLock(folder):
@@ -101,10 +101,11 @@ def _of_cells(text: str) -> Iterator[tuple[str, str]]:
     with composer() as make:
         for row in document["rows"]:
             for cell in row["cells"]:
+                try:
+                    made = make(cell["words"])
+                except ConfigError:
+                    continue
                 for run in cell["runs"]:
-                    try:
-                        name = run_id(make([*cell["words"], f"seed={run['seed']}"]))
-                    except ConfigError:
-                        continue
+                    name = run_id(replace(made, seed=run["seed"]))
                     if name.rpartition("-")[0] == run["run"].rpartition("-")[0]:
                         yield run["run"], name

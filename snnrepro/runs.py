@@ -11,13 +11,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from snnrepro import io, stored
 from snnrepro.config import RunConfig
 from snnrepro.config_values import from_plain, of_today, to_yaml
 from snnrepro.errors import ConfigError, StorageError
-from snnrepro.identity import names_of, run_id
+from snnrepro.identity import names_of, names_one_run, run_id
 from snnrepro.records import LINE, RECORD, REPAIR, Line, Record
 from snnrepro.system import lock
 
@@ -45,16 +45,15 @@ def read_record(path: Path) -> Record | None:
         of_today(record["config"])
     except ConfigError as error:
         raise StorageError(f"{file}: config: {error}; an option with which it was trained is not here") from None
-    names = names_of(record["config"])
-    if record["id"] not in names and record["id"] == name_of(path):
-        raise StorageError(f"{file}: config: not that of the run {record['id']}; {REPAIR}")
     # The folder of a run that an older version finished may have its name of today.
-    if not {record["id"], name_of(path)} <= names:
-        raise StorageError(
-            f"{file}: id: it belongs to {record['id']}, not to {name_of(path)}; give the folder the name of its id "
-            "back, or remove the run's folder and train it again"
-        )
-    return record
+    if names_one_run(record["config"], record["id"], name_of(path)):
+        return record
+    if record["id"] == name_of(path):
+        raise StorageError(f"{file}: config: not that of the run {record['id']}; {REPAIR}")
+    raise StorageError(
+        f"{file}: id: it belongs to {record['id']}, not to {name_of(path)}; give the folder the name of its id "
+        "back, or remove the run's folder and train it again"
+    )
 
 
 def stored_lines(path: Path, epochs: int) -> list[str]:
@@ -98,7 +97,7 @@ def write_config(path: Path, run: RunConfig) -> None:
 
     That of an older version stays: by it the run's checkpoints are known, which have its former name.
     """
-    if run_id(run) in _names_in_older(path):
+    if names_one_run(_older_config(path), run_id(run)):
         return
     io.write_atomic(path / "config.yaml", f"# format {CONFIG_FORMAT}\n{to_yaml(run)}")
 
@@ -122,30 +121,27 @@ def read_config(path: Path) -> RunConfig:
     return run
 
 
-def is_former_name(path: Path, name: str) -> bool:
-    """Returns whether the run in the folder ``path`` was called ``name`` by an older version."""
-    try:
-        return {name, name_of(path)} <= names_of(stored.read_yaml(path / "config.yaml", REPAIR, CONFIG_FORMAT))
-    except StorageError:
-        return False
+def is_called(path: Path, name: str) -> bool:
+    """Returns whether ``name`` is that of the run in the folder ``path``, or was with an older version."""
+    return name == name_of(path) or names_one_run(_older_config(path), name, name_of(path))
 
 
 def under_former_name(run: RunConfig) -> Path | None:
     """Returns the folder of ``run`` that an older version made, under the name of that version, or None."""
     folder, id = run_path(run).parent, run_id(run)
     paths = sorted(folder.glob(f"{glob.escape(id.rpartition('-')[0])}-*"))
-    return next((path for path in paths if {path.name, id} <= _names_in_older(path)), None)
+    return next((path for path in paths if names_one_run(_older_config(path), path.name, id)), None)
 
 
-def _names_in_older(path: Path) -> set[str]:
-    """Returns the names of the run whose configuration an older version wrote into ``path``; none where none did."""
+def _older_config(path: Path) -> dict[str, Any]:
+    """Returns the configuration that an older version wrote into ``path``; nothing where none did."""
     file = path / "config.yaml"
     try:
         if not stored.exists(file) or stored.read_text(file, REPAIR).startswith(f"# format {CONFIG_FORMAT}\n"):
-            return set()
-        return names_of(stored.read_yaml(file, REPAIR, CONFIG_FORMAT))
+            return {}
+        return stored.read_yaml(file, REPAIR, CONFIG_FORMAT)
     except StorageError:
-        return set()
+        return {}
 
 
 def with_other_epochs(run: RunConfig) -> list[tuple[str, int]]:

@@ -24,6 +24,8 @@ from snnrepro.compose import compose_run
 from snnrepro.config_values import from_plain, to_plain
 from snnrepro.errors import Stopped, StorageError
 from snnrepro.identity import NUMERICS, first_id, id_of, names_of, run_id
+from snnrepro.jobs import Job
+from snnrepro.report.select import outcome
 from snnrepro.runs import RunLock, read_config, read_lines, read_record, run_path, under_former_name
 from snnrepro.train import loop
 from snnrepro.train.loop import Trainer
@@ -77,8 +79,26 @@ def test_every_run_is_found_afterwards_and_its_files_are_what_they_were(output, 
         assert record is not None and record["id"] == first_id(older(number))
         assert run_id(read_config(folder)) == folder.name
         assert [line["epoch"] for line in read_lines(folder, record)] == [1, 2]
+    run = from_plain(older(3))
+    run.runtime.output_dir = str(output)
+    assert outcome(Job([], run), "final.top1").status == "done"
     assert main(["rename-runs", f"runtime.output_dir={output}"]) == 0
     assert f"0 folders renamed, {RUNS} had" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("numerics", range(1, NUMERICS))
+def test_results_of_other_numerics_do_not_become_those_of_today(numerics, output, capsys):
+    """Nor where their folder is given the name of today by hand."""
+    (output / "tables" / "table2_mini.json").unlink()
+    config = older(3)
+    folder = (output / "runs" / first_id(config)).rename(output / "runs" / first_id(config, numerics))
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps({**record, "id": folder.name}))
+    assert main(["rename-runs", f"runtime.output_dir={output}"]) == 0
+    folder = output / "runs" / id_of(config, numerics)
+    assert read_record(folder) is not None
+    with pytest.raises(StorageError, match="it belongs to"):
+        read_record(folder.rename(folder.with_name(id_of(config))))
 
 
 @pytest.mark.advice("use snnrepro rename-runs {}, then the same command finds it")

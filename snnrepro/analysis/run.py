@@ -19,7 +19,7 @@ from snnrepro.data.order import EpochOrder
 from snnrepro.data.sets import Data
 from snnrepro.deploy import absorb
 from snnrepro.errors import AbsorptionError, StorageError
-from snnrepro.runs import is_former_name, name_of, read_config, read_record
+from snnrepro.runs import is_called, name_of, read_config, read_record
 from snnrepro.runtime import place, set_up
 from snnrepro.train.checkpoint import Checkpoints, load_weights
 from snnrepro.train.evaluation import to_input
@@ -55,7 +55,7 @@ def analyse(folder: Path, timesteps: int | None = None) -> Analysis:
 
 def _read(file: Path, id: str, own: int, steps: int) -> Analysis:
     found = ANALYSIS.read(file)
-    if found["timesteps"] != steps or not (found["run"] == id or is_former_name(file.parent, found["run"])):
+    if found["timesteps"] != steps or not is_called(file.parent, found["run"]):
         raise StorageError(f"{file}: it belongs to {found['run']} at timesteps={found['timesteps']}")
     if steps == own and (lacking := sorted(set(Analysis.__optional_keys__) - set(found))):
         raise StorageError(f"{file}: {lacking[0]}: is missing")

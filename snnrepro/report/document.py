@@ -173,7 +173,7 @@ def _cell(cell: Cell, commits: set[str], epoch: EpochName) -> CellOfTable:
     values: list[float] = []
     best: list[float] = []
     for id, job in cell.jobs.items():
-        result = outcome(id, job, cell.metric)
+        result = outcome(job, cell.metric)
         runs.append(
             {"seed": job.run.seed, "run": id, "status": result.status, "value": result.value, "best": result.best}
         )

@@ -110,12 +110,11 @@ def distinct_jobs(cells: Sequence[Cell]) -> list[Job]:
     return list({id: job for cell in cells for id, job in cell.jobs.items()}.values())
 
 
-def outcome(id: str, job: Job, metric: str | None) -> Outcome:
-    """Returns what the run ``id`` says about ``metric``; None: only its status. Raises StorageError for damage."""
+def outcome(job: Job, metric: str | None) -> Outcome:
+    """Returns what the job's run says about ``metric``; None: only its status. Raises StorageError for damage."""
     record = read_record(job.path)
     if record is None:
         return Outcome("missing", None, None, None)
-    assert record["id"] == id
     value = best = None
     if record["status"] == "done" and metric is not None:
         try:
@@ -149,4 +148,4 @@ def _value(record: Mapping[str, Any], metric: str) -> float:
 
 def missing_jobs(jobs: Iterable[Job]) -> list[Job]:
     """Returns those of the runs that have no record. Raises StorageError where a record is damaged."""
-    return [job for job in jobs if outcome(run_id(job.run), job, None).status == "missing"]
+    return [job for job in jobs if outcome(job, None).status == "missing"]

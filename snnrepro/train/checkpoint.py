@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from snnrepro import io, stored
 from snnrepro.errors import DivergedError, StorageError
-from snnrepro.runs import is_former_name, name_of
+from snnrepro.runs import is_called, name_of
 from snnrepro.stored import Count, Fault, Kind, Name, exact, open_ended
 from snnrepro.train.state import check_tensors
 
@@ -85,8 +85,8 @@ def _check_owner(path: Path, state: Any, digest: Sidecar) -> None:
     """Raises Fault unless the state is that of the run, and of the step, that its folder and its name say."""
     run = WEIGHTS.fitting(dict(state) if isinstance(state, dict) else state)["run"]
     folder = path.absolute().parent.parent
-    other = run if run != name_of(folder) else digest["run"]
-    if other != name_of(folder) and not (run == digest["run"] and is_former_name(folder, run)):
+    if run != digest["run"] or not is_called(folder, run):
+        other = run if run != name_of(folder) else digest["run"]
         raise Fault(f"run: it belongs to {other}, not to {name_of(folder)}")
     if path.stem != f"{digest['step']:08d}" or state.get("step", digest["step"]) != digest["step"]:
         raise Fault(f"step: it was saved after step {state.get('step', digest['step'])}, its name says {path.stem}")

@@ -130,22 +130,22 @@ def test_a_table_finds_the_runs_of_train_in_the_precision_that_is_asked_for():
 
 @pytest.fixture
 def run(small, words):
-    """The id and job of the small table's first run."""
-    return next(iter(expand(small, "mini", words)[0].jobs.items()))
+    """The job of the small table's first run."""
+    return next(iter(expand(small, "mini", words)[0].jobs.values()))
 
 
 def test_outcome_reads_the_metric(run, record):
-    assert outcome(*run, "final.top1") == Outcome("missing", None, None, None)
-    record(run[1], 96.5)
-    assert outcome(*run, "final.top1") == Outcome("done", 96.5, 97.0, "c0ffee")
-    assert outcome(*run, "final.top1_per_timestep.0").value == 93.5
-    record(run[1], None)
-    assert outcome(*run, "final.top1") == Outcome("diverged", None, None, "c0ffee")
+    assert outcome(run, "final.top1") == Outcome("missing", None, None, None)
+    record(run, 96.5)
+    assert outcome(run, "final.top1") == Outcome("done", 96.5, 97.0, "c0ffee")
+    assert outcome(run, "final.top1_per_timestep.0").value == 93.5
+    record(run, None)
+    assert outcome(run, "final.top1") == Outcome("diverged", None, None, "c0ffee")
 
 
 def test_a_diverged_run_has_no_value_even_where_its_record_has_one(run, record):
-    record(run[1], 12.0, status="diverged", diverged={"message": "loss is not finite", "epoch": 1, "step": 3})
-    assert outcome(*run, "final.top1").value is None
+    record(run, 12.0, status="diverged", diverged={"message": "loss is not finite", "epoch": 1, "step": 3})
+    assert outcome(run, "final.top1").value is None
 
 
 FINAL = {"epoch": 10, **evaluated()}
@@ -163,16 +163,16 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_record_is_refused_naming_the_file(run, record, case: str):
     change, message = DAMAGE[case]
-    record(run[1], **change)
+    record(run, **change)
     with pytest.raises(StorageError, match=rf"record.json.*{message}.*remove the run's folder"):
-        outcome(*run, "final.top1")
+        outcome(run, "final.top1")
 
 
 @pytest.mark.parametrize("text", ["", '{"id": ', "[]", '{"id": "x"}'])
 def test_a_truncated_record_is_refused_naming_the_file(run, record, text: str):
-    record(run[1]).write_text(text)
+    record(run).write_text(text)
     with pytest.raises(StorageError, match=r"record.json.*remove the run's folder"):
-        outcome(*run, "final.top1")
+        outcome(run, "final.top1")
 
 
 def test_missing_jobs_are_those_without_record(small, words, record):
@@ -188,8 +188,8 @@ def test_missing_jobs_are_those_without_record(small, words, record):
 
 
 def test_a_record_of_an_older_version_has_a_value_and_no_best_epoch(run, record):
-    file = record(run[1], 96.5)
+    file = record(run, 96.5)
     content = json.loads(file.read_text())
     del content["best"], content["format"]
     file.write_text(json.dumps(content))
-    assert outcome(*run, "final.top1") == Outcome("done", 96.5, None, "c0ffee")
+    assert outcome(run, "final.top1") == Outcome("done", 96.5, None, "c0ffee")
