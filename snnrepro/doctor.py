@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,9 +113,9 @@ def data(words: list[str]) -> int:
     if action == "preview" and not known[name].events:
         of_events = ", ".join(each for each, option in known.items() if option.events)
         raise ConfigError(f"data preview {name}: made for events: {of_events}")
+    if action == "prepare" and any(field.name == "download" for field in fields(known[name])):
+        overrides.append("dataset.download=true")
     run = compose_run([f"dataset={name}", *overrides])
-    if action == "prepare":
-        run.dataset.allow_download()
     from snnrepro.build import build_dataset
 
     found = build_dataset(run)

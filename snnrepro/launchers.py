@@ -16,7 +16,8 @@ from snnrepro import io
 from snnrepro.checks import nearest
 from snnrepro.compose import CONFIG_NAME, hydra_loaded
 from snnrepro.config_values import to_run_config
-from snnrepro.errors import ConfigError, UserError, report
+from snnrepro.ending import answered
+from snnrepro.errors import ConfigError
 from snnrepro.jobs import Job
 from snnrepro.overrides import SEARCH_PATH, line, quoted_list
 
@@ -94,7 +95,5 @@ def _job(tree: DictConfig) -> None:
     from snnrepro.train.one import train_one
 
     given = HydraConfig.get().overrides
-    try:
-        train_one(to_run_config(tree), [*(w for w in given.hydra if w.startswith(f"{SEARCH_PATH}=")), *given.task])
-    except UserError as error:
-        report(error)
+    words = [*(word for word in given.hydra if word.startswith(f"{SEARCH_PATH}=")), *given.task]
+    answered(lambda: train_one(to_run_config(tree), words))

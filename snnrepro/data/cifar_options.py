@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnrepro.data.images_options import FilesOption
+from snnrepro.checks import user_path
+from snnrepro.config import elsewhere
+from snnrepro.data.images_options import CroppedOption
 from snnrepro.registry import register
 
 if TYPE_CHECKING:
@@ -13,8 +15,15 @@ if TYPE_CHECKING:
 
 @register("dataset", "cifar10", "cifar100")
 @dataclass(slots=True, kw_only=True)
-class CifarOption(FilesOption):
+class CifarOption(CroppedOption):
     """CIFAR-10 or CIFAR-100, by its name."""
+
+    root: str = elsewhere()
+    download: bool = elsewhere()
+
+    def __post_init__(self) -> None:
+        CroppedOption.__post_init__(self)
+        self.root = user_path("dataset.root", self.root)
 
     def read(self, timesteps: int) -> "Source":
         from snnrepro.data import cifar

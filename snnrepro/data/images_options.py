@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snnrepro.checks import in_range, user_path
-from snnrepro.config import DatasetOption, elsewhere
+from snnrepro.checks import in_range
+from snnrepro.config import DatasetOption
 
 if TYPE_CHECKING:
     from snnrepro.data.images import Source
@@ -49,15 +49,3 @@ class SplitOption(CroppedOption):
     def __post_init__(self) -> None:
         CroppedOption.__post_init__(self)
         check_split(self.test_fraction, self.split_seed)
-
-
-@dataclass(slots=True, kw_only=True)
-class FilesOption(CroppedOption):
-    """A dataset of the user's files, which can be downloaded."""
-
-    root: str = elsewhere()
-    download: bool = elsewhere()
-
-    def __post_init__(self) -> None:
-        CroppedOption.__post_init__(self)
-        self.root = user_path("dataset.root", self.root)

@@ -30,10 +30,13 @@ class ResNet34Option(ModelOption):
         one_of("model.stem", self.stem, STEMS)
 
     def build(self, parts: "Parts") -> "nn.Module":
+        return self._network(parts, connect=None, tie_thresholds=False)
+
+    def _network(self, parts: "Parts", connect: str | None, tie_thresholds: bool) -> "nn.Module":
         from snnrepro.models.resnet34 import ResNet34
 
-        shape: dict[str, Any] = {"stem": self.stem, "widths": self.widths, "blocks": self.blocks}
-        return ResNet34(**shape, connect=None, tie_thresholds=False, **parts.arguments())
+        own: dict[str, Any] = {"stem": self.stem, "widths": self.widths, "blocks": self.blocks}
+        return ResNet34(**own, connect=connect, tie_thresholds=tie_thresholds, **parts.arguments())
 
 
 @register("model", "sew_resnet34")
@@ -57,7 +60,4 @@ class SEWResNet34Option(ResNet34Option):
             )
 
     def build(self, parts: "Parts") -> "nn.Module":
-        from snnrepro.models.resnet34 import ResNet34
-
-        shape: dict[str, Any] = {"stem": self.stem, "widths": self.widths, "blocks": self.blocks}
-        return ResNet34(**shape, connect=self.connect, tie_thresholds=self.tie_thresholds, **parts.arguments())
+        return self._network(parts, self.connect, self.tie_thresholds)

@@ -29,20 +29,29 @@ class FramesOption(CroppedOption):
         in_range("dataset.size", self.size, 8, 128)
 
 
-@register("dataset", "dvs_cifar10")
 @dataclass(slots=True, kw_only=True)
-class DVSCIFAR10Option(FramesOption):
-    """CIFAR10-DVS: 10,000 recordings of an event camera."""
+class FilesOption(FramesOption):
+    """Frames made from the user's files, which can be downloaded."""
 
     root: str = elsewhere()
     download: bool = elsewhere()
+
+    def __post_init__(self) -> None:
+        FramesOption.__post_init__(self)
+        self.root = user_path("dataset.root", self.root)
+
+
+@register("dataset", "dvs_cifar10")
+@dataclass(slots=True, kw_only=True)
+class DVSCIFAR10Option(FilesOption):
+    """CIFAR10-DVS: 10,000 recordings of an event camera."""
+
     container: str
     split: str
     split_seed: int | None = None
 
     def __post_init__(self) -> None:
-        FramesOption.__post_init__(self)
-        self.root = user_path("dataset.root", self.root)
+        FilesOption.__post_init__(self)
         one_of("dataset.container", self.container, CONTAINERS)
         one_of("dataset.split", self.split, EVENT_SPLITS)
         if self.split == "random_seeded":
@@ -84,15 +93,8 @@ class DigitsDVSOption(FramesOption):
 
 @register("dataset", "cifar10_simdvs")
 @dataclass(slots=True, kw_only=True)
-class CIFAR10SimDVSOption(FramesOption):
+class CIFAR10SimDVSOption(FilesOption):
     """Simulated recordings of CIFAR-10."""
-
-    root: str = elsewhere()
-    download: bool = elsewhere()
-
-    def __post_init__(self) -> None:
-        FramesOption.__post_init__(self)
-        self.root = user_path("dataset.root", self.root)
 
     def read(self, timesteps: int) -> "Source":
         from snnrepro.data import cifar
