@@ -9,10 +9,10 @@ from torch import nn
 from snnrepro.config import RunConfig
 from snnrepro.data.sets import Data
 from snnrepro.layers import SequenceDropout
-from snnrepro.losses import Loss
 from snnrepro.models.parts import Parts
 from snnrepro.neurons import spiking_layers
-from snnrepro.penalties import FiringRate, Penalties
+from snnrepro.tasks.penalties import FiringRate, Penalties
+from snnrepro.tasks.task import Task
 
 
 def build_model(
@@ -45,9 +45,9 @@ def settled(model: nn.Module, in_shape: Sequence[int]) -> nn.Module:
     return model
 
 
-def build_loss(run: RunConfig) -> Loss:
-    """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar`` and the ``readout`` that predicts with it."""
-    return run.loss.build()
+def build_task(run: RunConfig) -> Task:
+    """Returns what the network learns: the loss, predictions and metrics of batches."""
+    return run.task.build(run)
 
 
 def build_penalties(run: RunConfig) -> Penalties:

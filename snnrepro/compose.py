@@ -24,11 +24,12 @@ from yaml import YAMLError
 
 from snnrepro import registry
 from snnrepro.checks import nearest
-from snnrepro.config import GROUPS, Option, RunConfig, section_of
+from snnrepro.config import GROUPS, RunConfig
 from snnrepro.config_values import explained, to_run_config
 from snnrepro.errors import ConfigError
 from snnrepro.overrides import SEARCH_PATH, is_text, line, parse, quoted, values
 from snnrepro.plugins import plugins
+from snnrepro.schema import Option, section_of
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries the YAML files inside the package; a checkout has them at the top level.

@@ -7,49 +7,24 @@ object, and the run would silently train with the default.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from snnrepro import registry
-from snnrepro.checks import in_range, one_of, user_path
+from snnrepro.checks import in_range, one_of
 from snnrepro.errors import ConfigError
-from snnrepro.options import BACKENDS, DEVICES, PRECISIONS, SCHEDULES, SPARSITY_KINDS
+from snnrepro.execution import RuntimeConfig
+from snnrepro.options import SCHEDULES
+from snnrepro.schema import Option, elsewhere, later
+from snnrepro.tasks.base import LossOption, TaskOption
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from snnrepro.data.sets import Data
-    from snnrepro.losses import Loss
     from snnrepro.models.parts import Parts
-    from snnrepro.penalties import Penalty
-
-
-def elsewhere() -> Any:
-    """Returns a field that says where or how a run executes: another value does not make another run.
-
-    Of a section that is elsewhere, only fields that are marked otherwise make another run.
-    """
-    return field(metadata={"identity": False})
-
-
-def later(as_before: Any) -> Any:
-    """Returns a field that was added to an existing option. as_before: the value that means what runs did without it.
-
-    It stands where a file holds none, and is left out of a run's identity, so that finished runs keep their names.
-    """
-    return field(default=as_before, metadata={"as_before": as_before})
-
-
-@dataclass(slots=True, kw_only=True)
-class Option:
-    """One option of a group. selector: the key that holds the name under which the class is registered."""
-
-    selector: ClassVar[str] = "name"
-
-    def check(self, run: "RunConfig") -> None:
-        """Raises ConfigError where the option does not go together with another part of ``run``."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,39 +107,6 @@ class NormOption(Option):
 
 
 @dataclass(slots=True, kw_only=True)
-class SparsityConfig:
-    weight: float
-    kind: str
-    target: float | None = None
-
-    def __post_init__(self) -> None:
-        in_range("loss.sparsity.weight", self.weight, 0)
-        one_of("loss.sparsity.kind", self.kind, SPARSITY_KINDS)
-        if self.target is None and self.kind == "target":
-            raise ConfigError("loss.sparsity.target=null: loss.sparsity.kind=target needs a value")
-        if self.target is not None:
-            if self.kind != "target":
-                raise ConfigError(
-                    f"loss.sparsity.target={self.target}: loss.sparsity.kind={self.kind} does not use it; leave it out"
-                )
-            in_range("loss.sparsity.target", self.target, 0, 1)
-
-
-@dataclass(slots=True, kw_only=True)
-class LossOption(Option):
-    name: str
-    sparsity: SparsityConfig
-
-    def build(self) -> "Loss":
-        """Returns ``loss(logits (T, B, classes), target (B,)) -> scalar`` and the ``readout`` that predicts with it."""
-        raise NotImplementedError
-
-    def penalties(self) -> "list[Penalty]":
-        """Returns what training adds for the inside of the spiking layers, besides sparsity."""
-        return []
-
-
-@dataclass(slots=True, kw_only=True)
 class OptimizerOption(Option):
     name: str
     lr: float
@@ -199,42 +141,14 @@ class LoggerOption(Option):
 
 
 @dataclass(slots=True, kw_only=True)
-class RuntimeConfig:
-    device: str
-    precision: str = field(metadata={"identity": True})
-    backend: str
-    output_dir: str
-    deterministic: bool
-    channels_last: bool
-    eval_batch_size: int
-    workers: int
-    threads: int | None = None
-    checkpoint_minutes: float
-    processes: int
-    rank_timeout: float
-
-    def __post_init__(self) -> None:
-        one_of("runtime.device", self.device, DEVICES)
-        one_of("runtime.precision", self.precision, PRECISIONS)
-        one_of("runtime.backend", self.backend, BACKENDS)
-        in_range("runtime.eval_batch_size", self.eval_batch_size, 1)
-        in_range("runtime.workers", self.workers, 0, 256)
-        if self.threads is not None:
-            in_range("runtime.threads", self.threads, 1, 1024)
-        in_range("runtime.checkpoint_minutes", self.checkpoint_minutes, 0, open_low=True)
-        in_range("runtime.processes", self.processes, 1, 1024)
-        # About thirty years, which the clocks below still hold.
-        in_range("runtime.rank_timeout", self.rank_timeout, 0, 1e9, open_low=True)
-        self.output_dir = user_path("runtime.output_dir", self.output_dir)
-
-
-@dataclass(slots=True, kw_only=True)
 class RunConfig:
     dataset: DatasetOption
     model: ModelOption
     neuron: NeuronOption
     surrogate: SurrogateOption
     norm: NormOption
+    # Before there were others, all runs classified.
+    task: TaskOption = field(metadata={"as_before": {"name": "classification"}})
     loss: LossOption
     optimizer: OptimizerOption
     logger: LoggerOption = elsewhere()  # noqa: RUF009 - a field
@@ -281,11 +195,6 @@ def section_class(group: str, section: Any) -> type:
     name, known = str(section.get(selector.name, selector.metadata.get("as_before"))), registry.options(group)
     one_of(f"{group}.{selector.name}", name, known)
     return known[name]
-
-
-def section_of(key: Field) -> type | None:
-    """Returns the class of a field that is a section of keys, None for a value."""
-    return key.type if isinstance(key.type, type) and is_dataclass(key.type) else None
 
 
 def require_length(key: str, values: Sequence[int], length: int, owner: str) -> None:

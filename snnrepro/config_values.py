@@ -85,7 +85,8 @@ def of_today(plain: Mapping[str, Any]) -> dict[str, Any]:
 
     Before options had keys of their own, those that one did not use were stored as null.
     """
-    found = dict(plain)
+    came_later = {each.name: each.metadata["as_before"] for each in fields(RunConfig) if "as_before" in each.metadata}
+    found = {**came_later, **plain}
     for group in GROUPS:
         section = found.get(group)
         if isinstance(section, dict):

@@ -21,9 +21,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from snnrepro.collectives import rank, world_size
-from snnrepro.config import RunConfig, RuntimeConfig
+from snnrepro.config import RunConfig
 from snnrepro.config_values import to_plain
 from snnrepro.errors import ConfigError, RankError, UserError
+from snnrepro.execution import RuntimeConfig
 from snnrepro.launch import end_with_parent, launched, processes_here
 from snnrepro.tracking import flat
 

@@ -50,16 +50,17 @@ def main(words: list[str]) -> int:
     # One pass serves all windows of an image; a recording of events is cut into other frames for each.
     passes = timesteps if run.dataset.events else [max(timesteps)]
     trained_on = None if record is None else record["data"]["digest"]
-    results = {t: _evaluate(run, file, t, target, trained_on)["top1_per_timestep"] for t in passes}
-    top1 = {t: results[t if t in results else passes[0]][t - 1] for t in timesteps}
+    headline = run.task.headline
+    results = {t: _evaluate(run, file, t, target, trained_on)[f"{headline.key}_per_timestep"] for t in passes}
+    found = {t: results[t if t in results else passes[0]][t - 1] for t in timesteps}
     print(f"{target or file} on {run.dataset.name}")
     for t in timesteps:
-        print(f"timesteps={t}: top-1 {top1[t]:.4f} %")
+        print(f"timesteps={t}: {headline.text(found[t], '.4f')}")
     if record is not None and record["final"] is not None and given.get("weights") != "best" and "run" in given:
-        logged = record["final"]["top1"]
+        logged: float = record["final"][headline.key]  # type: ignore[literal-required]
         if run.timesteps in timesteps:
-            again = top1[run.timesteps]
-            print(f"logged at timesteps={run.timesteps}: {logged:.4f} %, {'equal' if again == logged else 'DIFFERENT'}")
+            equal = "equal" if found[run.timesteps] == logged else "DIFFERENT"
+            print(f"logged at timesteps={run.timesteps}: {logged:.4f}{headline.unit}, {equal}")
     return 0
 
 
@@ -128,7 +129,7 @@ def _timesteps(text: str) -> list[int]:
 def _evaluate(
     run: RunConfig, file: Path, timesteps: int, absorbed: Path | None, trained_on: str | None
 ) -> dict[str, Any]:
-    from snnrepro.build import build_dataset, build_loss, build_model
+    from snnrepro.build import build_dataset, build_model, build_task
     from snnrepro.runtime import place, set_up
     from snnrepro.train.checkpoint import load_weights
     from snnrepro.train.evaluation import evaluate
@@ -142,12 +143,13 @@ def _evaluate(
             f"warning: the data of this run have changed: digest {data.digest[:12]}, {trained_on[:12]} when it was "
             "trained: accuracies are not comparable"
         )
-    model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
+    task = build_task(run)
+    model = build_model(run, in_shape=data.in_shape, num_classes=task.num_outputs(data))
     load_weights(model, file)
     return evaluate(
         place(model if absorbed is None else _absorb(model, absorbed, file), device, run.runtime.channels_last),
         data.test,
-        build_loss(run),
+        task,
         timesteps=timesteps,
         device=device,
         runtime=run.runtime,

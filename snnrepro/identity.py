@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 from snnrepro import io, registry
-from snnrepro.config import GROUPS, Option, RunConfig, section_class, section_of
+from snnrepro.config import GROUPS, RunConfig, section_class
 from snnrepro.config_values import of_today, to_plain
 from snnrepro.errors import ConfigError
+from snnrepro.schema import Option, section_of
 
 # Raised whenever a change of the code changes results, so that an older result is never taken for a new one.
 NUMERICS = 3

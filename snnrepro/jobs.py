@@ -45,6 +45,12 @@ class Job:
     def path(self) -> Path:
         return run_path(self.run)
 
+    def headline(self) -> float:
+        """Returns the result of the run, which is done: its task's headline."""
+        record = read_record(self.path)
+        assert record is not None and record["final"] is not None
+        return record["final"][self.run.task.headline.key]  # type: ignore[literal-required]
+
     def refresh(self) -> None:
         """Reads the status from the run's record, where there is one."""
         record = read_record(self.path)
@@ -154,9 +160,7 @@ class _Pool:
     def _summary(self, job: Job, lines: list[str], seconds: float) -> str:
         name = f"{run_id(job.run)} {job.status}"
         if job.status == "done":
-            record = read_record(job.path)
-            assert record is not None and record["final"] is not None
-            return f"{name}, top-1 {record['final']['top1']:.2f} %, {seconds:.0f} s"
+            return f"{name}, {job.run.task.headline.text(job.headline())}, {seconds:.0f} s"
         if job.status == "failed":
             errors = [line for line in lines if line.startswith("error: ")] or lines
             job.message = errors[-1] if errors else "no output"

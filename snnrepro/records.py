@@ -1,12 +1,16 @@
 """What a run leaves behind in words of types: its record, and one line per epoch. Also the record's end as text."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, Percent, Share, exact, open_ended
+from snnrepro.config import section_class
+from snnrepro.errors import ConfigError
+from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, Share, exact, open_ended, require
+from snnrepro.tasks.base import TaskOption
 
 REPAIR = "remove the run's folder and train it again"
 
@@ -37,39 +41,29 @@ class Rate(TypedDict, total=False):
     by_layer: Share
 
 
-@exact
-class Tested(TypedDict):
-    """What an evaluation found; top1 and top5 in percent, firing rates by layer and step."""
+@open_ended
+class Final(TypedDict):
+    """The evaluation after an epoch (from 1); firing rates by layer and step. The task adds its metrics."""
 
+    epoch: Annotated[Count, Field(ge=1)]
     loss: float
-    top1: Percent
-    top5: Percent
-    top1_per_timestep: Annotated[list[Percent], Field(min_length=1)]
     firing_rate: dict[str, list[Share]]
     firing_rate_mean: Rate
 
 
-@exact
-class Final(Tested):
-    """The evaluation after an epoch (from 1)."""
-
-    epoch: Annotated[Count, Field(ge=1)]
-
-
-@exact
+@open_ended
 class Best(Final):
     """The best of them, and the step of its checkpoint."""
 
     step: Count
 
 
-@exact
+@open_ended
 class Line(Best):
-    """One line of metrics.jsonl: what an epoch did, and what the evaluation behind it found."""
+    """One line of metrics.jsonl: what an epoch did, and what the evaluation behind it found. The task adds metrics."""
 
     lr: NotNegative
     train_loss: float
-    train_top1: Percent
     train_firing_rate: NotRequired[float]
     train_rmp: NotRequired[float]
     learned: dict[str, Scalars]
@@ -98,6 +92,7 @@ class _Logger(TypedDict):
 class Config(TypedDict):
     """The configuration as plain values: what is read of it. The run's id is a hash of the whole."""
 
+    task: NotRequired[_Named]
     dataset: _Named
     model: _Named
     neuron: _Neuron
@@ -186,10 +181,37 @@ def _upgrade(content: dict, _format: int) -> dict:
     return content
 
 
-def _check_final(final: Final, record: Record) -> None:
-    steps, by_step = record["config"]["timesteps"], final["top1_per_timestep"]
-    if len(by_step) != steps or by_step[-1] != final["top1"]:
-        raise Fault(f"final.top1_per_timestep: {steps} values are needed, the last as final.top1")
+def task_of(config: Mapping[str, Any]) -> type[TaskOption]:
+    """Returns the option of a stored configuration's task. Raises Fault where it is not installed here."""
+    try:
+        return section_class("task", config.get("task", {}))
+    except ConfigError as error:
+        raise Fault(f"config.{error}; an option with which it was trained is not here") from None
+
+
+def check_metrics(content: Mapping[str, Any], schema: type, *known: type, key: str = "") -> None:
+    """Raises Fault unless what ``content`` has beside the keys of ``known`` fits the schema of a task."""
+    others = {name for each in known for name in each.__annotations__}
+    require(schema, {name: value for name, value in content.items() if name not in others}, key)
+
+
+def line_of(task: type[TaskOption]) -> Kind[Line]:
+    """Returns what a line of metrics.jsonl holds for a task."""
+
+    def check(line: Line) -> None:
+        own = {name: value for name, value in line.items() if name in task.trained.__annotations__}
+        require(task.trained, own)
+        check_metrics(line, task.tested, Line, task.trained)
+
+    return Kind(Line, REPAIR, check=check)
+
+
+def _check_final(final: Final, record: Record, task: type[TaskOption]) -> None:
+    key, steps = task.headline.key, record["config"]["timesteps"]
+    check_metrics(final, task.tested, Final, key="final")
+    by_step = final[f"{key}_per_timestep"]  # type: ignore[literal-required]
+    if len(by_step) != steps or by_step[-1] != final[key]:  # type: ignore[literal-required]
+        raise Fault(f"final.{key}_per_timestep: {steps} values are needed, the last as final.{key}")
     if set(final["firing_rate"]) != set(record["learned"]):
         raise Fault("learned: other layers than in final.firing_rate")
     if record["status"] == "done" and final["epoch"] != record["config"]["epochs"]:
@@ -199,30 +221,33 @@ def _check_final(final: Final, record: Record) -> None:
 def _check(record: Record) -> None:
     if record["status"] == "done" and record["final"] is None:
         raise Fault("final: is missing, and status says done")
+    task = task_of(record["config"])
     if record["final"] is not None:
-        _check_final(record["final"], record)
+        _check_final(record["final"], record, task)
+    if record["best"] is not None:
+        check_metrics(record["best"], task.tested, Best, key="best")
     if record["status"] == "diverged" and "diverged" not in record:
         raise Fault("diverged: is missing, and status says diverged")
 
 
 RECORD: Kind[Record] = Kind(Record, REPAIR, upgrade=_upgrade, check=_check)
-LINE: Kind[Line] = Kind(Line, REPAIR)
 
 
 def summary(record: Record, path: Path) -> str:
     """Returns the end of a run as text for people."""
     final, best, timing = record["final"], record["best"], record["timing"]
+    headline = task_of(record["config"]).headline
     lines = []
     if "diverged" in record:
         lines.append(f"diverged: {record['diverged']['message']}")
     elif final is not None:
-        steps = ", ".join(f"{value:.2f}" for value in final["top1_per_timestep"])
-        best_text = f"best {best['top1']:.2f} % after epoch {best['epoch']}, " if best is not None else ""
+        found: dict[str, Any] = {**final}
+        by_step = found[f"{headline.key}_per_timestep"]
+        best_text = f", best {headline.of(best)} after epoch {best['epoch']}" if best is not None else ""
         lines += [
             f"done: {record['id']}",
-            f"top-1 {final['top1']:.2f} % on {record['data']['name']} ({record['data']['test']} test samples), "
-            f"{best_text}top-5 {final['top5']:.2f} %",
-            f"top-1 at t = 1..{len(final['top1_per_timestep'])}: {steps}",
+            f"{headline.of(final)} on {record['data']['name']} ({record['data']['test']} test samples){best_text}",
+            f"{headline.label} at t = 1..{len(by_step)}: {', '.join(f'{value:.2f}' for value in by_step)}",
         ]
     if timing is not None:
         lines.append(f"trained {timing['train_seconds']:.1f} s, {timing['images_per_second']:.0f} images/s, "

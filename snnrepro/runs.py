@@ -18,8 +18,9 @@ from snnrepro.config import RunConfig
 from snnrepro.config_values import from_plain, of_today, to_yaml
 from snnrepro.errors import ConfigError, StorageError
 from snnrepro.identity import names_of, names_one_run, run_id
-from snnrepro.records import LINE, RECORD, REPAIR, Line, Record
+from snnrepro.records import RECORD, REPAIR, Line, Record, line_of, task_of
 from snnrepro.system import lock
+from snnrepro.tasks.base import TaskOption
 
 
 def run_path(run: RunConfig) -> Path:
@@ -56,14 +57,14 @@ def read_record(path: Path) -> Record | None:
     )
 
 
-def stored_lines(path: Path, epochs: int) -> list[str]:
+def stored_lines(path: Path, epochs: int, task: type[TaskOption]) -> list[str]:
     """Returns the lines of epochs 1 to ``epochs`` in the run's metrics.jsonl as text; later ones are left out.
 
     Raises StorageError where one is damaged, missing or misplaced.
     """
     file = path / "metrics.jsonl"
     texts = stored.read_text(file, REPAIR).splitlines()[:epochs] if epochs else []
-    parse_lines(texts, epochs, file)
+    parse_lines(texts, epochs, file, task)
     return texts
 
 
@@ -72,12 +73,13 @@ def read_lines(path: Path, record: Record) -> list[Line]:
     file, final = path / "metrics.jsonl", record["final"]
     if final is None:
         return []
-    return parse_lines(stored.read_text(file, REPAIR).splitlines(), final["epoch"], file)
+    return parse_lines(stored.read_text(file, REPAIR).splitlines(), final["epoch"], file, task_of(record["config"]))
 
 
-def parse_lines(texts: list[str], epochs: int, where: object) -> list[Line]:
+def parse_lines(texts: list[str], epochs: int, where: object, task: type[TaskOption]) -> list[Line]:
     """Returns the lines of epochs 1 to ``epochs``. Raises StorageError where one is damaged, missing or misplaced."""
-    lines = [LINE.parse(text, f"{where}: line {number}") for number, text in enumerate(texts, 1)]
+    kind = line_of(task)
+    lines = [kind.parse(text, f"{where}: line {number}") for number, text in enumerate(texts, 1)]
     for number in range(1, epochs + 1):
         if number > len(lines) or lines[number - 1]["epoch"] != number:
             raise StorageError(f"{where}: line {number}: epoch {number} is missing; {REPAIR}")

@@ -15,8 +15,8 @@ from torch import nn
 
 from snnrepro import __version__
 from snnrepro.collectives import world_size
-from snnrepro.config import RuntimeConfig
 from snnrepro.errors import ConfigError
+from snnrepro.execution import RuntimeConfig
 from snnrepro.launch import processes_here
 from snnrepro.neurons.kernel_cache import compiler, no_compiler
 from snnrepro.plugins import plugins

@@ -12,7 +12,6 @@ from snnrepro.compose import check_names, composer, folders_of, groups, sweep_of
 from snnrepro.errors import ConfigError, UserError
 from snnrepro.jobs import Job, run_jobs
 from snnrepro.overrides import MAX_RUNS, line, parse, values
-from snnrepro.runs import read_record
 
 # The words that each key stands for.
 Axes = dict[str, list[str]]
@@ -74,14 +73,12 @@ def conclude(jobs: Sequence[Job]) -> None:
 
 
 def cell(job: Job) -> str:
-    """Returns what a grid shows for a job: accuracy in percent, ``div.`` or its status."""
+    """Returns what a grid shows for a job: the headline of its task, ``div.`` or its status."""
     if job.status == "diverged":
         return "div."
     if job.status != "done":
         return f"{job.status}({job.code})" if job.status == "failed" else job.status
-    record = read_record(job.path)
-    assert record is not None and record["final"] is not None
-    return f"{record['final']['top1']:.2f}"
+    return f"{job.headline():.2f}"
 
 
 def grid(jobs: Sequence[Job]) -> str:
@@ -92,7 +89,8 @@ def grid(jobs: Sequence[Job]) -> str:
         given = dict(word.split("=", 1) for word in job.words)
         parts.setdefault(frozenset(given), []).append(given)
         cells[id(given)] = cell(job)
-    lines = ["", "top-1 in percent on the test split"]
+    shown = {job.run.task.headline for job in jobs}
+    lines = ["", f"{' and '.join(sorted(each.label + each.unit for each in shown))} on the test split"]
     for part in parts.values():
         if len(parts) > 1:
             others = [given for other in parts.values() for given in other]

@@ -46,7 +46,7 @@ def record_of(run: RunConfig, top1: float | None = 97.0, seconds: float = 60.0, 
     return RECORD.numbered({**record, **changes})
 
 
-def line_of(epoch: int, **changes: Any) -> dict[str, Any]:
+def a_line(epoch: int, **changes: Any) -> dict[str, Any]:
     """Returns a line of metrics.jsonl as it is written."""
     trained = {"epoch": epoch, "step": 5 * epoch, "lr": 0.1, "train_loss": 0.1, "train_top1": 97.0}
     learned = {"sn1": {"v_threshold": 1.0, "tau": 2.0, "u_init": 0.1}}

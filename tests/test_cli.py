@@ -1,7 +1,6 @@
 """What a user types: right words run, wrong words end in one line and an exit code."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -95,17 +94,15 @@ def test_two_writers_the_second_is_refused(tiny, capsys):
 def test_divergence_is_a_status_with_the_layer_and_its_scalars(tiny, capsys, monkeypatch):
     from snnrepro.train import loop
 
-    original = loop.build_loss
+    original = loop.build_task
 
     def poisoned(run):
-        loss, calls = original(run), iter(range(100))
+        task, calls = original(run), iter(range(100))
+        loss = task.loss
+        task.loss = lambda logits, target: loss(logits, target) * (float("nan") if next(calls) == 7 else 1)
+        return task
 
-        def value(logits, target):
-            return loss(logits, target) * (float("nan") if next(calls) == 7 else 1)
-
-        return replace(loss, value=value)
-
-    monkeypatch.setattr(loop, "build_loss", poisoned)
+    monkeypatch.setattr(loop, "build_task", poisoned)
     code, out, _ = run(capsys, "train", *tiny)
     assert code == 3 and "diverged" in out
     path = run_path(compose_run(tiny))
@@ -125,7 +122,7 @@ def test_a_sweep_ends_with_a_grid_and_skips_what_is_done(cli, tiny):
     words = ["train", "-m", *tiny, "epochs=1", "neuron=as_sg,trsg", "neuron.v_threshold=0.5,1.0"]
     first = cli(*words)
     assert first.returncode == 0, first.stderr
-    grid = first.stdout[first.stdout.index("top-1 in percent") :].splitlines()
+    grid = first.stdout[first.stdout.index("top-1 %") :].splitlines()
     assert grid[1].split() == ["neuron", "neuron.v_threshold=0.5", "neuron.v_threshold=1.0"]
     assert [line.split()[0] for line in grid[2:4]] == ["as_sg", "trsg"]
     assert "4 runs" in first.stdout

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from snnrepro.build import build_loss
 from snnrepro.compose import compose_run
 from snnrepro.errors import ConfigError
-from snnrepro.losses import (
+from snnrepro.tasks.losses import (
     guided_cross_entropy,
     last_step,
     last_step_cross_entropy,
@@ -171,7 +170,7 @@ def test_readouts_after_every_step():
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_configuration_builds_its_loss(words, value, readout):
-    loss, z = build_loss(compose_run(words)), logits(3)
+    loss, z = compose_run(words).loss.build(), logits(3)
     assert loss(z, TARGET).item() == pytest.approx(value(z, TARGET), rel=1e-12)
     assert loss.readout is readout
 

@@ -9,7 +9,7 @@ from snnrepro.build import build_dataset, build_model, build_penalties
 from snnrepro.compose import compose_run
 from snnrepro.neurons import spiking_layers
 from snnrepro.norms import TdBN
-from snnrepro.penalties import FiringRate, MembraneDistance, Penalties, spike_count
+from snnrepro.tasks.penalties import FiringRate, MembraneDistance, Penalties, spike_count
 
 
 def loop(layer, x, u_init):

@@ -16,7 +16,7 @@ import yaml
 from conftest import command, env
 from faults.test_resume import StopAfter
 from golden.test_ids import FIRST
-from stored_files import line_of, record_of, table_of
+from stored_files import a_line, record_of, table_of
 
 from snnrepro import renaming
 from snnrepro.cli import main
@@ -49,7 +49,7 @@ def output(tmp_path):
         (folder / "config.yaml").write_text("# format 1\n" + yaml.safe_dump(config))
         record = record_of(from_plain(config)) | {"id": first_id(config), "config": config}
         (folder / "record.json").write_text(json.dumps(record))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line_of(epoch)) + "\n" for epoch in (1, 2)))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(a_line(epoch)) + "\n" for epoch in (1, 2)))
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "table2_mini.json").write_text(json.dumps({"rows": [], "claims": []}))
     return tmp_path

@@ -8,16 +8,17 @@ import sys
 
 import pytest
 import yaml
-from stored_files import claim, line_of, record_of, table_of
+from stored_files import a_line, claim, record_of, table_of
 
 from snnrepro import io, stored
 from snnrepro.analysis.results import CLAIMS
 from snnrepro.compose import compose_run
 from snnrepro.errors import StorageError
 from snnrepro.identity import NUMERICS, id_of, run_id
-from snnrepro.records import LINE, RECORD, summary
+from snnrepro.records import RECORD, line_of, summary
 from snnrepro.report.document import TABLE
 from snnrepro.runs import read_config, read_lines, read_record, run_path, write_config
+from snnrepro.tasks.classification_options import ClassificationOption
 
 REPAIR = "remove the run's folder and train it again"
 
@@ -93,7 +94,12 @@ def test_a_content_that_does_not_fit_is_named_by_its_key(case):
 
 @pytest.mark.parametrize(
     ("kind", "content"),
-    [(RECORD, record_of(compose_run([]))), (LINE, line_of(1)), (TABLE, table_of()), (CLAIMS, {"claims": [claim()]})],
+    [
+        (RECORD, record_of(compose_run([]))),
+        (line_of(ClassificationOption), a_line(1)),
+        (TABLE, table_of()),
+        (CLAIMS, {"claims": [claim()]}),
+    ],
 )
 def test_what_is_written_comes_back_with_and_without_its_number(kind, content, tmp_path):
     content = {"scale": "mini", **content} if kind is CLAIMS else content
@@ -119,7 +125,7 @@ def folder(tmp_path):
     run = compose_run([f"runtime.output_dir={tmp_path}", "epochs=2"])
     write_config(run_path(run), run)
     (run_path(run) / "record.json").write_text(json.dumps(record_of(run)))
-    (run_path(run) / "metrics.jsonl").write_text("".join(json.dumps(line_of(epoch)) + "\n" for epoch in (1, 2)))
+    (run_path(run) / "metrics.jsonl").write_text("".join(json.dumps(a_line(epoch)) + "\n" for epoch in (1, 2)))
     return run_path(run)
 
 

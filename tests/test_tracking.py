@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from stored_files import claim, line_of, record_of, table_of
+from stored_files import a_line, claim, record_of, table_of
 
 from snnrepro import replay, tracking
 from snnrepro.compose import compose_run
@@ -219,7 +219,7 @@ def test_a_table_that_was_not_logged_is_tried_again(run, fake, monkeypatch):
 def finished(run) -> Path:
     """The folder of a finished run."""
     path = run_path(run)
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line_of(epoch)) + "\n" for epoch in (1, 2, 3)))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(a_line(epoch)) + "\n" for epoch in (1, 2, 3)))
     (path / "record.json").write_text(json.dumps(record_of(run, 97.5)))
     return path
 

@@ -97,7 +97,7 @@ def _mini_step(kind: str, threads: int) -> Run:
     trainer = _trainer(kind, threads)
     batches = _full_batches(trainer)
     trainer.model.train()
-    return lambda: trainer.train_step(*next(batches))
+    return lambda: trainer.train_step(next(batches))
 
 
 def mini(threads: int, rounds: int) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def first_use(threads: int) -> dict[str, Any]:
 
     def train() -> None:
         trainer.model.train()
-        trainer.train_step(*next(batches))
+        trainer.train_step(next(batches))
 
     cost = 0.0
     for run in (train, evaluate):

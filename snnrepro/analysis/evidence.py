@@ -132,7 +132,7 @@ class Runs:
 
     def top1(self, run: str) -> float:
         """Returns the final test accuracy in percent, 0 for a diverged run."""
-        return 0.0 if self.diverged(run) else self._final(run)["top1"]
+        return 0.0 if self.diverged(run) else self._final(run)["top1"]  # type: ignore[typeddict-item]
 
     def rate(self, run: str) -> float:
         """Returns the final firing rate of the network, every neuron counted alike."""
@@ -143,7 +143,8 @@ class Runs:
 
     def history(self, run: str) -> list[float]:
         """Returns the test accuracy after every epoch."""
-        return [line["top1"] for line in self._lines(run)]
+        lines: list[Any] = self._lines(run)
+        return [line["top1"] for line in lines]
 
     def learned(self, run: str) -> list[dict[str, Scalars]]:
         """Returns the learned scalars of every layer after every epoch."""

@@ -12,7 +12,7 @@ from snnrepro import stored
 from snnrepro.analysis import energy, gradients, statistics
 from snnrepro.analysis.recorder import Recorder
 from snnrepro.analysis.results import ANALYSIS, Analysis
-from snnrepro.build import build_dataset, build_loss, build_model
+from snnrepro.build import build_dataset, build_model, build_task
 from snnrepro.config import RunConfig
 from snnrepro.data.loading import loader
 from snnrepro.data.order import EpochOrder
@@ -65,7 +65,7 @@ def _read(file: Path, id: str, own: int, steps: int) -> Analysis:
 def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
     device = set_up(run.runtime, run.seed)
     data = build_dataset(run)
-    model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
+    model = build_model(run, in_shape=data.in_shape, num_classes=build_task(run).num_outputs(data))
     model = place(model, device, run.runtime.channels_last)
     checkpoints = Checkpoints(folder / "checkpoints")
     _load(model, checkpoints, checkpoints.steps()[-1:])
@@ -81,7 +81,7 @@ def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
         for name, epoch in (("first", 1), ("middle", max(1, run.epochs // 2))):
             _load(model, checkpoints, [per_epoch * epoch])
             found[f"gradients_{name}"] = gradients.gradient_statistics(
-                model, _training(run, data, device), build_loss(run), run.timesteps
+                model, _training(run, data, device), build_task(run).loss, run.timesteps
             )
         # One number each for the tables: the mean over layers.
         found["headline"] = {
@@ -146,7 +146,7 @@ def _energy(run: RunConfig, model: nn.Module, data: Data, device: torch.device) 
 def _cosines(run: RunConfig, model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:
     """Returns the steps' cosines of every convolution that sees every step (Fig. 10)."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d) and "stem" not in name]
-    loss = build_loss(run)
+    loss = build_task(run).loss
     return {
         name: gradients.step_cosines(
             model, name, islice(_training(run, data, device), 10), loss, run.timesteps

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snnrepro.checks import user_path
-from snnrepro.config import elsewhere
 from snnrepro.data.images_options import CroppedOption
 from snnrepro.registry import register
+from snnrepro.schema import elsewhere
 
 if TYPE_CHECKING:
     from snnrepro.data.images import Source

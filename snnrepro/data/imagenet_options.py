@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snnrepro.checks import in_range, user_path
-from snnrepro.config import DatasetOption, elsewhere
+from snnrepro.config import DatasetOption
 from snnrepro.registry import register
+from snnrepro.schema import elsewhere
 
 if TYPE_CHECKING:
     from snnrepro.data.sets import Data

@@ -22,7 +22,7 @@ def markdown(document: Document) -> str:
     """Returns the table as Markdown: one grid per quantity, or one column per quantity where the table has one."""
     seeds = document["seeds"]
     name = document["table"].replace("table", "Table ")
-    unit = " in percent" if document["metric"].startswith("final.") else ""
+    unit = " in percent" if _is_accuracy(document["metric"]) else ""
     lines = [
         f"**{name}. {document['title']}.** Scale: **{scale_label(document)}**.",
         "",
@@ -98,7 +98,11 @@ def paper(cell: CellOfTable) -> str:
 def _number(cell: CellOfTable, value: Any) -> str:
     """Returns accuracies in percent with two decimals, anything else with four digits."""
     # Stored tables that name no metric hold accuracies.
-    return f"{value:.2f}" if cell.get("metric", "final.").startswith("final.") else f"{value:.4g}"
+    return f"{value:.2f}" if _is_accuracy(cell.get("metric", "final.top1")) else f"{value:.4g}"
+
+
+def _is_accuracy(metric: str) -> bool:
+    return metric.startswith(("final.top1", "final.top5"))
 
 
 def _difference(cell: CellOfTable) -> str:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from snnrepro.collectives import all_sum, rank, world_size
-from snnrepro.config import RuntimeConfig
 from snnrepro.data.images import ImageSet
 from snnrepro.data.loading import loader
 from snnrepro.data.order import EpochOrder
 from snnrepro.distributed import beat
-from snnrepro.losses import Loss
+from snnrepro.execution import RuntimeConfig
 from snnrepro.neurons import spiking_layers
 from snnrepro.runtime import autocast
+from snnrepro.tasks.task import Task
 from snnrepro.train.guards import NotFinite
 
 
@@ -68,15 +68,15 @@ class SpikeCounter:
 def evaluate(
     model: nn.Module,
     dataset: ImageSet,
-    loss_fn: Loss,
+    task: Task,
     *,
     timesteps: int,
     device: torch.device,
     runtime: RuntimeConfig,
 ) -> dict[str, Any]:
-    """Returns ``loss``, ``top1``, ``top5`` (percent), ``top1_per_timestep``, ``firing_rate`` and ``firing_rate_mean``.
+    """Returns ``loss``, the task's metrics, ``firing_rate`` and ``firing_rate_mean``.
 
-    The prediction after t steps is what the loss's readout makes of steps 1..t; one pass serves all t, because the
+    The prediction after t steps is what the task's readout makes of steps 1..t; one pass serves all t, because the
     networks are causal in time. ``firing_rate`` is per layer and step, ``firing_rate_mean`` one number by neuron and
     one by layer. Ranks share the samples, and each gets the result of all.
 
@@ -84,35 +84,26 @@ def evaluate(
     neither is a prediction.
     """
     model.eval()
-    correct = torch.zeros(timesteps, dtype=torch.int64, device=device)
-    top5 = torch.zeros((), dtype=torch.int64, device=device)
+    metrics = task.metrics(timesteps, device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     batch_size = runtime.eval_batch_size * world_size()
     order = EpochOrder(len(dataset), seed=None, batch_size=batch_size, rank=rank(), ranks=world_size())
     batches = loader(dataset, order, workers=runtime.workers, pin_memory=device.type == "cuda")
     bad = NotFinite(dataset, device)
     with SpikeCounter(model, timesteps, device) as counter:
-        for batch, (images, labels) in enumerate(batches):
+        for number, batch in enumerate(batches):
             beat(runtime)
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            images, targets = task.moved(batch, device)
             x = to_input(dataset, images, runtime.channels_last)
             with autocast(runtime.precision, device):
-                logits = model(x, timesteps).float()
-            bad.note(order.stretch(batch)[0], x if x.ndim == 4 else x.transpose(0, 1), logits.transpose(0, 1))
-            loss_sum += loss_fn(logits, labels).double() * len(labels)
-            scores = loss_fn.readout(logits)
-            correct += (scores.argmax(-1) == labels).sum(1)
-            best5 = scores[-1].topk(min(5, logits.shape[-1])).indices
-            top5 += (best5 == labels[:, None]).any(1).sum()
+                outputs = model(x, timesteps).float()
+            bad.note(order.stretch(number)[0], x if x.ndim == 4 else x.transpose(0, 1), outputs.transpose(0, 1))
+            loss_sum += task.loss(outputs, targets).double() * len(images)
+            metrics.update(outputs, targets)
     bad.raise_if_any()
-    correct, top5, loss_sum = all_sum(correct), all_sum(top5), all_sum(loss_sum)
-    percent = 100 / len(dataset)
-    per_timestep = [count * percent for count in correct.tolist()]
     return {
-        "loss": loss_sum.item() / len(dataset),
-        "top1": per_timestep[-1],
-        "top5": top5.item() * percent,
-        "top1_per_timestep": per_timestep,
+        "loss": all_sum(loss_sum).item() / len(dataset),
+        **metrics.compute(),
         "firing_rate": counter.rates(),
         "firing_rate_mean": counter.mean_rates(),
     }

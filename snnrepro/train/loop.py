@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snnrepro import distributed, io, tracking
-from snnrepro.build import build_dataset, build_loss, build_model, build_penalties
+from snnrepro.build import build_dataset, build_model, build_penalties, build_task
 from snnrepro.collectives import all_sum, any_rank, rank, world_size
 from snnrepro.config import RunConfig
 from snnrepro.config_values import to_plain
@@ -20,9 +20,10 @@ from snnrepro.data.order import EpochOrder
 from snnrepro.errors import DataError, DivergedError, Stopped
 from snnrepro.identity import run_id
 from snnrepro.neurons.mp_init import one_update
-from snnrepro.records import LINE, RECORD, Record
+from snnrepro.records import RECORD, Record, line_of
 from snnrepro.runs import RunLock, parse_lines, read_record, run_path, stored_lines, write_config
 from snnrepro.runtime import autocast, code_of, place, provenance, seed_all, set_up
+from snnrepro.tasks.task import Batch
 from snnrepro.train import guards
 from snnrepro.train.checkpoint import Checkpoints, assert_finite
 from snnrepro.train.evaluation import evaluate, to_input
@@ -61,11 +62,12 @@ class Trainer:
         self.data = distributed.main_first(lambda: build_dataset(run))
         self.provenance = provenance(run.runtime, self.device)
         distributed.require_alike({"data": self.data.digest, **code_of(self.provenance)})
-        model = build_model(run, in_shape=self.data.in_shape, num_classes=self.data.num_classes)
+        self.task, self.headline = build_task(run), run.task.headline
+        model = build_model(run, in_shape=self.data.in_shape, num_classes=self.task.num_outputs(self.data))
         self.model = place(model, self.device, run.runtime.channels_last)
         self.network = distributed.data_parallel(self.model, self.device)
         self.parameters = list(self.model.parameters())
-        self.loss_fn, self.penalties = build_loss(run), build_penalties(run)
+        self.penalties = build_penalties(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=run.runtime.precision == "fp16")
         self.checkpoints = Checkpoints(path / "checkpoints")
@@ -77,7 +79,7 @@ class Trainer:
             seed_all(run.seed + rank())
         # Where the run stands: all of this is in every checkpoint.
         self.epoch = self.batch = self.step = self.skipped = 0
-        self.totals = {"loss": 0.0, "correct": 0, "seen": 0}
+        self.totals = self.no_totals()
         self.best: dict[str, Any] | None = None
         self.final: dict[str, Any] | None = None
         self.timing = {"train_seconds": 0.0, "wait_seconds": 0.0, "images": 0}
@@ -90,7 +92,7 @@ class Trainer:
         if self.step:
             print(f"resuming at epoch {self.epoch + 1}, batch {self.batch}, step {self.step}")
         self.on_disk(lambda: write_config(self.path, self.run))
-        before = parse_lines(self.lines, self.epoch, self.path / "metrics.jsonl")
+        before = parse_lines(self.lines, self.epoch, self.path / "metrics.jsonl", type(self.run.task))
         tracker = tracking.start(self.run, self.path, self.id, before) if rank() == 0 else tracking.NoTracker()
         with StopRequest() as stop:
             try:
@@ -125,21 +127,20 @@ class Trainer:
         )
         progress = Progress(self.epoch, run.epochs, len(self.order), self.batch)
         saved = started = time.perf_counter()
-        for waited, (images, labels) in timed(batches):
+        for waited, batch in timed(batches):
             distributed.beat(run.runtime)
-            loss, correct, measured = self.train_step(images, labels)
+            measured = self.train_step(batch)
             seen = self.order.batch_len(self.batch)
             self.step, self.batch = self.step + 1, self.batch + 1
-            self.totals["loss"] += loss * seen
-            self.totals["correct"] += correct
             self.totals["seen"] += seen
             for name, value in measured.items():
-                self.totals[name] = self.totals.get(name, 0.0) + value * seen
+                self.totals[name] = self.totals.get(name, 0.0) + (value if name in self.task.sums else value * seen)
             now = time.perf_counter()
             self.timing["train_seconds"] += now - started
             self.timing["wait_seconds"] += waited
             self.timing["images"] += seen
-            progress.update(loss, 100 * self.totals["correct"] / self.totals["seen"], seen / (now - started))
+            trained = self.headline.text(self.task.trained(self.totals)[f"train_{self.headline.key}"], ".1f")
+            progress.update(measured["loss"], trained, seen / (now - started))
             started = now
             if self.batch < len(self.order):
                 self.stop_if_asked(stop)
@@ -149,49 +150,52 @@ class Trainer:
                     saved = now
         progress.close()
 
-    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int, dict[str, float]]:
-        """Returns (loss, correct predictions, what the penalties measured) of a batch of all ranks, after the update.
+    def no_totals(self) -> dict[str, float]:
+        """Returns what an epoch starts from: sums over its samples."""
+        return {"loss": 0.0, **dict.fromkeys(self.task.sums, 0.0), "seen": 0}
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Returns the loss of a batch of all ranks, the task's sums and what the penalties measured, after the update.
 
         Raises DivergedError before the update when the loss or the gradient is not finite.
         """
         run, parts = self.run, self.run.micro_batches
-        images = images.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
+        batch = self.task.moved(batch, self.device)
         self.optimizer.zero_grad()
         with one_update():
             sums = torch.zeros(())
-            for part, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
-                with nullcontext() if part == parts - 1 else distributed.without_sync(self.network):
-                    loss, numbers, names = self.forward_backward(x, y)
-                sums = sums + numbers
+            for number, part in enumerate(self.task.parts(batch, parts)):
+                with nullcontext() if number == parts - 1 else distributed.without_sync(self.network):
+                    loss, numbers = self.forward_backward(*part)
+                sums = sums + torch.stack(list(numbers.values()))
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         # One transfer for all that the host needs to know about the step.
-        norm_value, loss_value, correct, *values = all_sum(torch.cat([norm[None] / world_size(), sums])).tolist()
-        self.check_finite(images, loss, loss_value, norm_value)
+        norm_value, *values = all_sum(torch.cat([norm[None] / world_size(), sums])).tolist()
+        measured = dict(zip(numbers, values, strict=True))
+        self.check_finite(batch[0], loss, measured["loss"], norm_value)
         if run.optimizer.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, run.optimizer.clip_grad, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss_value, round(correct), dict(zip(names, values, strict=True))
+        return measured
 
-    def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-        """Adds the gradients of a part of the batch. Returns (its loss, its share of the step's numbers, their names).
+    def forward_backward(self, images: Tensor, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds the gradients of a part of the batch. Returns (its loss, its share of the step's numbers).
 
         The loss of a step is the mean over the samples of all parts and ranks, so each counts by its samples.
         """
-        share = len(labels) / self.order.batch_len(self.batch)
+        share = len(images) / self.order.batch_len(self.batch)
         x = to_input(self.data.train, images, self.run.runtime.channels_last)
         with autocast(self.run.runtime.precision, self.device), self.penalties.observing(self.model) as seen:
-            logits = self.network(x, self.run.timesteps).float()
+            outputs = self.network(x, self.run.timesteps).float()
         progress = (self.epoch + 1) / self.run.epochs
-        loss, measured = self.penalties.added_to(self.loss_fn(logits, labels), seen, progress)
+        loss, measured = self.penalties.added_to(self.task.loss(outputs, targets), seen, progress)
         # DDP takes the mean over ranks where the sum is meant.
         self.scaler.scale(loss * (share * world_size())).backward()
-        correct = (self.loss_fn.readout(logits.detach())[-1].argmax(-1) == labels).sum()
-        numbers = torch.stack([loss.detach() * share, correct, *(value * share for value in measured.values())])
-        return loss, numbers, list(measured)
+        means = {name: value * share for name, value in {"loss": loss.detach(), **measured}.items()}
+        return loss, means | dict(zip(self.task.sums, self.task.summed(outputs.detach(), targets), strict=True))
 
     def check_finite(self, images: Tensor, loss: Tensor, loss_value: float, norm_value: float) -> None:
         """Raises DataError or DivergedError unless both are finite; fp16 may skip a few steps that overflow."""
@@ -212,7 +216,7 @@ class Trainer:
         tested = evaluate(
             self.model,
             self.data.test,
-            self.loss_fn,
+            self.task,
             timesteps=run.timesteps,
             device=self.device,
             runtime=run.runtime,
@@ -222,20 +226,20 @@ class Trainer:
             "step": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": totals["loss"] / totals["seen"],
-            "train_top1": 100 * totals["correct"] / totals["seen"],
+            **self.task.trained(totals),
             **{f"train_{term.name}": totals[term.name] / totals["seen"] for term in self.penalties.terms},
             **tested,
             "learned": learned_scalars(self.model),
         }
         guards.require_finite(line)
         self.final = {"epoch": self.epoch + 1, **tested}
-        if self.best is None or tested["top1"] > self.best["top1"]:
+        if self.best is None or self.headline.better(tested, self.best):
             self.best = {"epoch": self.epoch + 1, "step": self.step, **tested}
-        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {"loss": 0.0, "correct": 0, "seen": 0}
-        self.lines.append(json.dumps(LINE.numbered(line), allow_nan=False))
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, self.no_totals()
+        self.lines.append(json.dumps(line_of(type(run.task)).numbered(line), allow_nan=False))
         self.on_disk(lambda: io.append_line(self.path / "metrics.jsonl", self.lines[-1]))
         self.save()
-        print(epoch_line(line, run.epochs, self.timing, len(self.data.train)), flush=True)
+        print(epoch_line(line, run, self.timing, len(self.data.train)), flush=True)
         return line
 
     def stop_if_asked(self, stop: StopRequest) -> None:
@@ -257,7 +261,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, where there is one."""
-        parts = self.run, self.model, self.optimizer, self.scaler, self.order
+        parts = self.run, self.model, self.optimizer, self.scaler, self.order, self.no_totals()
         terms = [term.name for term in self.penalties.terms]
         state = distributed.from_main(lambda: self.checkpoints.newest(lambda s: check_state(s, *parts, terms)))
         if state is not None:
@@ -267,7 +271,9 @@ class Trainer:
             restore_generators(state["rng"], self.run.seed, state["step"])
             for name in ("epoch", "batch", "step", "skipped", "totals", "best", "final", "timing"):
                 setattr(self, name, state[name])
-            self.lines = state.get("lines") or distributed.from_main(lambda: stored_lines(self.path, self.epoch))
+            self.lines = state.get("lines") or distributed.from_main(
+                lambda: stored_lines(self.path, self.epoch, type(self.run.task))
+            )
         # Whatever else the file holds was torn, or is behind the checkpoint and will be written again, the same.
         text = "".join(f"{line}\n" for line in self.lines)
         self.on_disk(lambda: io.write_atomic(self.path / "metrics.jsonl", text))

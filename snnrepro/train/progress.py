@@ -27,19 +27,19 @@ class Progress:
         self.epochs_left = epochs - epoch
         self.started = self.last_line = time.monotonic()
 
-    def update(self, loss: float, top1: float, images_per_second: float) -> None:
+    def update(self, loss: float, headline: str, images_per_second: float) -> None:
         """Advances by one batch; says early in a long epoch how long it and the run will take."""
         self.done += 1
         if self.done - self.first == _ESTIMATE_AFTER:
             self._estimate()
         if not self.bar.disable:
-            self.bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1f} %, {images_per_second:.0f} images/s")
+            self.bar.set_postfix_str(f"loss {loss:.3f}, {headline}, {images_per_second:.0f} images/s")
             self.bar.update()
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             per_batch = (self.last_line - self.started) / (self.done - self.first)
             left = per_batch * (self.batches - self.done)
-            print(f"{self.title}, batch {self.done}/{self.batches}: loss {loss:.3f}, top-1 {top1:.1f} %, "
+            print(f"{self.title}, batch {self.done}/{self.batches}: loss {loss:.3f}, {headline}, "
                   f"{images_per_second:.0f} images/s, {left:.0f} s left", flush=True)  # fmt: skip
 
     def _estimate(self) -> None:

@@ -50,13 +50,14 @@ def finite_or_none(learned: dict[str, dict[str, float]]) -> dict[str, dict[str, 
     }
 
 
-def epoch_line(line: dict[str, Any], epochs: int, timing: dict[str, float], images: int) -> str:
+def epoch_line(line: dict[str, Any], run: RunConfig, timing: dict[str, float], images: int) -> str:
     """Returns an epoch's results as text, with images per second and the training time left."""
-    per_image = timing["train_seconds"] / timing["images"]
+    per_image, headline = timing["train_seconds"] / timing["images"], run.task.headline
+    train, test = headline.text(line[f"train_{headline.key}"]), headline.text(line[headline.key])
     return (
-        f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}, train top-1 {line['train_top1']:.2f} %, "
-        f"test loss {line['loss']:.4f}, test top-1 {line['top1']:.2f} %, {1 / per_image:.0f} images/s, "
-        f"{(epochs - line['epoch']) * images * per_image:.0f} s left"
+        f"epoch {line['epoch']}/{run.epochs}: loss {line['train_loss']:.4f}, train {train}, "
+        f"test loss {line['loss']:.4f}, test {test}, {1 / per_image:.0f} images/s, "
+        f"{(run.epochs - line['epoch']) * images * per_image:.0f} s left"
     )
 
 

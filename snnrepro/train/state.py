@@ -1,6 +1,6 @@
 """What a training run's checkpoint holds, and whether a run can go on from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,12 @@ from snnrepro.config import RunConfig
 from snnrepro.data.order import EpochOrder
 from snnrepro.distributed import gather
 from snnrepro.errors import StorageError
-from snnrepro.records import Best, Final
+from snnrepro.records import Best, Final, check_metrics
 from snnrepro.runs import parse_lines
 from snnrepro.runtime import restore_rng, rng_state, same_generators, seed_all
 from snnrepro.state import unusable
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact, open_ended
+from snnrepro.tasks.base import TaskOption
 
 if TYPE_CHECKING:
     from snnrepro.train.loop import Trainer
@@ -120,11 +121,12 @@ def check_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     order: EpochOrder,
-    terms: Sequence[str],
+    totals: Iterable[str],
+    terms: Iterable[str],
 ) -> None:
     """Raises Fault unless training can go on from ``state`` as if it had never stopped. Changes nothing.
 
-    order: the batches of an epoch. terms: the names of what the penalties measure.
+    order: the batches of an epoch. totals: the names of what an epoch adds up. terms: of what the penalties measure.
     """
     checked = STATE.fitting(dict(state))
     check_tensors("model", checked["model"], model)
@@ -132,8 +134,8 @@ def check_state(
     if set(checked["scaler"]) != set(scaler.state_dict()):
         raise Fault(f"scaler: not that of runtime.precision={run.runtime.precision}")
     _check_rng(checked["rng"])
-    _check_position(checked, run, order, terms)
-    _check_results(checked, order)
+    _check_position(checked, run, order, {*totals, *(terms if checked["batch"] else ())})
+    _check_results(checked, order, type(run.task))
 
 
 def _check_optimizer(saved: OptimizerState, optimizer: torch.optim.Optimizer, name: str) -> None:
@@ -183,7 +185,7 @@ def restore_generators(states: list[dict[str, Any]], seed: int, step: int) -> No
     seed_all(seed + step * world_size() + rank())
 
 
-def _check_position(state: TrainState, run: RunConfig, order: EpochOrder, terms: Sequence[str]) -> None:
+def _check_position(state: TrainState, run: RunConfig, order: EpochOrder, names: set[str]) -> None:
     epoch, batch = state["epoch"], state["batch"]
     if epoch > run.epochs or (epoch == run.epochs and batch):
         raise Fault(f"epoch: {epoch}, the run has {run.epochs}")
@@ -194,21 +196,23 @@ def _check_position(state: TrainState, run: RunConfig, order: EpochOrder, terms:
     seen = min(batch * order.batch_size, order.size)
     if state["totals"].get("seen") != seen:
         raise Fault(f"totals.seen: {state['totals'].get('seen')}, {batch} batches are {seen} samples")
-    names = {"loss", "correct", "seen", *(terms if batch else ())}
     if wrong := sorted(names ^ set(state["totals"])):
         raise Fault(f"totals.{wrong[0]}: {'is missing' if wrong[0] in names else 'the run has no such term'}")
 
 
-def _check_results(state: TrainState, order: EpochOrder) -> None:
+def _check_results(state: TrainState, order: EpochOrder, task: type[TaskOption]) -> None:
     epoch, final, best = state["epoch"], state["final"], state["best"]
     if (final["epoch"] if final else 0) != epoch:
         raise Fault(f"final: not that of epoch {epoch}")
     if (best is None) != (final is None):
         raise Fault("best: is missing" if best is None else "best: there, though no epoch is finished")
+    for key, found, known in (("final", final, Final), ("best", best, Best)):
+        if found is not None:
+            check_metrics(found, task.tested, known, key=key)
     if best is not None and not (best["epoch"] <= epoch and best["step"] == best["epoch"] * len(order)):
         raise Fault(f"best: epoch {best['epoch']} and step {best['step']} are not of this run")
     if state["lines"] is not None:
         try:
-            parse_lines(state["lines"], epoch, "lines")
+            parse_lines(state["lines"], epoch, "lines", task)
         except StorageError as error:
             raise Fault(str(error)) from None

@@ -14,10 +14,10 @@ from snnrepro.analysis.statistics import gradient_strength, gradient_variation
 from snnrepro.build import build_model
 from snnrepro.compose import compose_run
 from snnrepro.deploy import absorb
-from snnrepro.losses import mean_logit_cross_entropy
 from snnrepro.models.stem import Stem
 from snnrepro.neurons import spiking_layers
 from snnrepro.norms import TdBN
+from snnrepro.tasks.losses import mean_logit_cross_entropy
 
 WORDS = ["model.stem_width=4", "model.widths=[4,4,8]", "model.blocks=[1,1,1]"]
 

@@ -13,7 +13,7 @@ kind, rank, step = (os.environ["FAULT"] + ":0:0").split(":")[:3]
 train_step = Trainer.train_step
 
 
-def faulty_step(self, images, labels):
+def faulty_step(self, batch):
     with open(f"{os.environ['FAULT_LOG']}.{os.environ['RANK']}", "a") as log:
         print(self.step, time.time(), os.getpid(), file=log)
     if kind == "slow":
@@ -28,10 +28,10 @@ def faulty_step(self, images, labels):
         if kind == "exit":
             os._exit(0)
         if kind == "nan":
-            labels.fill_(-100)  # the mean over no labels
+            batch[1].fill_(-100)  # the mean over no labels
         if kind in ("SIGTERM", "SIGUSR1"):
             os.kill(os.getpid(), getattr(signal, kind))
-    return train_step(self, images, labels)
+    return train_step(self, batch)
 
 
 Trainer.train_step = faulty_step

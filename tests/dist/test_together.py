@@ -43,10 +43,10 @@ def decisions(rank, _ranks, words, folder):
     trainer.save = lambda: saved.append(trainer.step)
     original = trainer.train_step
 
-    def step(images, labels):
+    def step(batch):
         # The clock of rank 1 alone says that it is time to save.
         jump[0] += 1e6 if rank == 1 and trainer.step == 1 else 0
-        return original(images, labels)
+        return original(batch)
 
     trainer.train_step = step
     clock = time.perf_counter

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY
 from on_ranks import on_ranks
 
-from snnrepro.build import build_dataset, build_loss, build_model
+from snnrepro.build import build_dataset, build_model, build_task
 from snnrepro.compose import compose_run
 from snnrepro.data.loading import loader
 from snnrepro.data.order import EpochOrder
@@ -36,9 +36,9 @@ def steps_of(words, wide=False):
             trainer.order.epoch, trainer.batch = len(losses), 0
             batches = iter(loader(trainer.data.train, trainer.order, workers=0, pin_memory=False))
             batch = next(batches)
-        loss, correct, measured = trainer.train_step(*batch)
+        measured = trainer.train_step(batch)
         trainer.batch += 1
-        losses.append([loss, correct, *measured.values()])
+        losses.append(list(measured.values()))
     return {"losses": losses, "state": dict(trainer.model.state_dict())}
 
 
@@ -100,23 +100,22 @@ def test_parts_of_a_batch_add_up(tmp_path):
             if hasattr(module, "u_init"):
                 module.train()
         batches = loader(trainer.data.train, trainer.order, workers=0, pin_memory=False)
-        images, labels = next(iter(batches))
-        numbers = trainer.train_step(images, labels)
+        numbers = trainer.train_step(next(iter(batches)))
         return numbers, trainer.model.state_dict()
 
     (whole, state), (parts, state_of_parts) = step(1), step(3)
-    assert parts[0] == pytest.approx(whole[0], rel=1e-6) and parts[1] == whole[1]
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-6) and parts["correct"] == whole["correct"]
     for name, value in state.items():
         torch.testing.assert_close(state_of_parts[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def eleven(rank, ranks, words):
     run = compose_run(words)
-    data, loss = build_dataset(run), build_loss(run)
+    data, task = build_dataset(run), build_task(run)
     model = build_model(run, in_shape=data.in_shape, num_classes=data.num_classes)
     test = data.test
     test.images, test.labels = test.images[:11], test.labels[:11]
-    return evaluate(model, test, loss, timesteps=4, device=torch.device("cpu"), runtime=run.runtime)
+    return evaluate(model, test, task, timesteps=4, device=torch.device("cpu"), runtime=run.runtime)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 256])

@@ -5,8 +5,8 @@ from faults.digest import run_digest
 from faults.test_resume import interrupted_and_resumed
 
 from snnrepro.compose import compose_run
-from snnrepro.penalties import MembraneDistance
 from snnrepro.runs import read_record, run_path
+from snnrepro.tasks.penalties import MembraneDistance
 from snnrepro.train.loop import Trainer
 
 SPARSE = ["loss.sparsity.weight=0.1", "loss.sparsity.kind=target", "loss.sparsity.target=0.1"]

@@ -11,9 +11,9 @@ import pytest
 
 from snnrepro import registry
 from snnrepro.compose import compose_run, composer
-from snnrepro.config import later
 from snnrepro.config_values import to_plain
 from snnrepro.identity import first_id, id_of, in_identity, names_of, run_id
+from snnrepro.schema import later
 
 FILE = Path(__file__).with_name("ids.json")
 FIRST = json.loads(Path(__file__).with_name("first_config.json").read_text())

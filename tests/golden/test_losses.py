@@ -26,7 +26,7 @@ def losses(case: str) -> list[float]:
     trainer = Trainer(run, Path("unused"))
     trainer.model.train()
     train = trainer.data.train
-    return [trainer.train_step(train.images[i : i + 32], train.labels[i : i + 32])[0] for i in range(0, 192, 32)]
+    return [trainer.train_step((train.images[i : i + 32], train.labels[i : i + 32]))["loss"] for i in range(0, 192, 32)]
 
 
 @pytest.mark.parametrize("case", CASES)

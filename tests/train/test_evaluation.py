@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrepro.build import build_dataset, build_loss, build_model
+from snnrepro.build import build_dataset, build_model, build_task
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
 from snnrepro.data.images import ImageSet
@@ -26,7 +26,7 @@ def parts(tiny):
     # Statistics and running means of a few training passes, so that layers fire.
     for _ in range(3):
         model(data.train.normalise(data.train.images[:64]))
-    return model, data.test, build_loss(run)
+    return model, data.test, build_task(run)
 
 
 def call(parts, batch_size=16, timesteps=3, workers=0):
@@ -123,7 +123,7 @@ def test_logits_that_are_not_finite_are_no_prediction(parts, bad, loss):
             logits[1, 3, 4] = bad
 
     model.register_forward_hook(poison)
-    parts = model, test, build_loss(compose_run([f"loss={loss}"]))
+    parts = model, test, build_task(compose_run([f"loss={loss}"]))
     call(parts, 8)
     with pytest.raises(DivergedError, match=r"logits of a finite input are not finite: .*, test set, sample 38"):
         call(parts, 7)

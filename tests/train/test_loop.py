@@ -10,10 +10,12 @@ from conftest import without
 
 from snnrepro import registry
 from snnrepro.compose import compose_run
-from snnrepro.config import GROUPS, RunConfig, RuntimeConfig, SparsityConfig
+from snnrepro.config import GROUPS, RunConfig
 from snnrepro.errors import DataError, DivergedError, UserError
+from snnrepro.execution import RuntimeConfig
 from snnrepro.neurons.lif_options import MPInitConfig
 from snnrepro.runs import read_record, run_path
+from snnrepro.tasks.base import SparsityConfig
 from snnrepro.train import guards, loop
 from snnrepro.train.loop import MAX_SKIPPED_STEPS, Trainer, train
 
@@ -26,7 +28,7 @@ def trainer(words):
 def one_step(t):
     images, labels = t.data.train.images[:32], t.data.train.labels[:32]
     t.model.train()
-    return t.train_step(images, labels)
+    return t.train_step((images, labels))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,8 @@ def test_clipping_bounds_the_update(tiny):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_loss_stops_before_the_update(tiny, bad):
     t = trainer(tiny)
-    loss = t.loss_fn
-    t.loss_fn = replace(loss, value=lambda logits, target: loss(logits, target) * bad)
+    loss = t.task.of_logits
+    t.task.of_logits = replace(loss, value=lambda logits, target: loss(logits, target) * bad)
     before = {name: p.detach().clone() for name, p in t.model.named_parameters()}
     with pytest.raises(UserError, match="loss is not finite"):
         one_step(t)
@@ -95,8 +97,8 @@ def test_bad_loss_stops_before_the_update(tiny, bad):
 
 def test_control_without_the_guard_the_weights_are_lost(tiny, monkeypatch):
     t = trainer(tiny)
-    loss = t.loss_fn
-    t.loss_fn = replace(loss, value=lambda logits, target: loss(logits, target) * float("nan"))
+    loss = t.task.of_logits
+    t.task.of_logits = replace(loss, value=lambda logits, target: loss(logits, target) * float("nan"))
     monkeypatch.setattr(Trainer, "check_finite", lambda self, *args: None)
     one_step(t)
     assert not all(torch.isfinite(p).all() for p in t.model.parameters())
@@ -144,12 +146,12 @@ def test_a_bad_buffer_ends_the_run_as_diverged_with_every_file_readable(tiny, mo
 
 def test_fp16_skips_a_few_overflows_then_gives_up(tiny):
     t = trainer([*tiny, "runtime.precision=fp16"])
-    loss = t.loss_fn
+    loss = t.task.of_logits
 
     def overflowing(logits, target):
         return loss(logits, target) + 0 * logits.sum() + _InfiniteGradient.apply(logits)
 
-    t.loss_fn = replace(loss, value=overflowing)
+    t.task.of_logits = replace(loss, value=overflowing)
     weight = t.model.stem.conv.weight.detach().clone()
     for _ in range(MAX_SKIPPED_STEPS - 1):
         one_step(t)

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from snnrepro.cli import main
 from snnrepro.compose import compose_run
-from snnrepro.losses import running_mean
 from snnrepro.neurons import spiking_layers
-from snnrepro.penalties import Penalties
 from snnrepro.runs import read_record, run_path
+from snnrepro.tasks.losses import running_mean
+from snnrepro.tasks.penalties import Penalties
 from snnrepro.train.loop import Trainer, train
 
 
@@ -25,7 +25,7 @@ def steps(t, count=3):
     """Trains ``count`` steps; returns what they returned and the weights after them."""
     t.model.train()
     images, labels = t.data.train.images, t.data.train.labels
-    returned = [t.train_step(images[i : i + 32], labels[i : i + 32]) for i in range(0, 32 * count, 32)]
+    returned = [t.train_step((images[i : i + 32], labels[i : i + 32])) for i in range(0, 32 * count, 32)]
     return returned, [p.detach().clone() for p in t.model.parameters()]
 
 
@@ -54,18 +54,18 @@ def test_sparsity_composes_with_every_loss(loss, tiny):
     words = [*tiny, f"loss={loss}", "epochs=1"]
     plain, sparse = (trainer([*words, f"loss.sparsity.weight={weight}"]) for weight in (0, 0.5))
     plain, sparse = steps(plain, 1)[0][0], steps(sparse, 1)[0][0]
-    assert sparse[0] == pytest.approx(plain[0] + 0.5 * sparse[2]["firing_rate"], rel=1e-6)
-    assert 0 < sparse[2]["firing_rate"] < 1 and "firing_rate" not in plain[2]
+    assert sparse["loss"] == pytest.approx(plain["loss"] + 0.5 * sparse["firing_rate"], rel=1e-6)
+    assert 0 < sparse["firing_rate"] < 1 and "firing_rate" not in plain
 
 
 def test_the_weight_of_rmp_rises_linearly_over_the_epochs(tiny):
     words = [*tiny, "epochs=4"]
-    task = steps(trainer([*words, "loss=ce"]), 1)[0][0][0]
+    task = steps(trainer([*words, "loss=ce"]), 1)[0][0]["loss"]
     for epoch in range(4):
         t = trainer([*words, "loss=rmp", "loss.rmp_weight=0.8"])
         t.epoch = epoch
-        loss, _, measured = steps(t, 1)[0][0]
-        assert loss == pytest.approx(task + 0.8 * (epoch + 1) / 4 * measured["rmp"], rel=1e-6)
+        measured = steps(t, 1)[0][0]
+        assert measured["loss"] == pytest.approx(task + 0.8 * (epoch + 1) / 4 * measured["rmp"], rel=1e-6)
         assert measured["rmp"] > 0.01, "a term of 0 would prove nothing"
 
 
@@ -96,10 +96,10 @@ def test_the_train_rate_is_the_mean_over_the_samples(tiny):
     t = trainer([*tiny, "epochs=1", "loss.sparsity.weight=0.1"])
     original, rates = t.train_step, []
 
-    def step(images, labels):
-        loss, correct, measured = original(images, labels)
-        rates.append((measured["firing_rate"], len(labels)))
-        return loss, correct, measured
+    def step(batch):
+        measured = original(batch)
+        rates.append((measured["firing_rate"], len(batch[1])))
+        return measured
 
     t.train_step = step
     t.fit()
@@ -132,15 +132,16 @@ def test_the_training_accuracy_is_that_of_the_readout(tiny):
     words = [*tiny, "timesteps=3", "loss=lts"]
     correct = steps(trainer(words))[0]
     t = trainer(words)
-    t.loss_fn = replace(t.loss_fn, readout=running_mean)
-    assert [c for _, c, _ in steps(t)[0]] != [c for _, c, _ in correct], "control: the mean predicts something else"
+    t.task.of_logits = replace(t.task.of_logits, readout=running_mean)
+    others = [step["correct"] for step in steps(t)[0]]
+    assert others != [step["correct"] for step in correct], "control: the mean predicts something else"
     t = trainer(words)
     kept = []
     t.model.register_forward_hook(lambda m, i, o: kept.append(o.detach()))
     returned = steps(t)[0]
-    for step, (_, count, _) in enumerate(returned):
+    for step, measured in enumerate(returned):
         labels = t.data.train.labels[32 * step : 32 * step + 32]
-        assert count == (kept[step][-1].argmax(-1) == labels).sum().item()
+        assert measured["correct"] == (kept[step][-1].argmax(-1) == labels).sum().item()
 
 
 def test_evaluate_predicts_with_the_readout_of_the_run_at_other_timesteps(tiny, capsys):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from snnrepro.checks import in_range, one_of, user_path
-from snnrepro.config import elsewhere
 from snnrepro.data.images_options import CroppedOption, check_split
 from snnrepro.errors import ConfigError
 from snnrepro.options import CONTAINERS, EVENT_SPLITS, SLICES
 from snnrepro.registry import register
+from snnrepro.schema import elsewhere
 
 if TYPE_CHECKING:
     from snnrepro.data.images import Source

@@ -5,12 +5,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from snnrepro.checks import in_range
-from snnrepro.config import LossOption
 from snnrepro.registry import register
+from snnrepro.tasks.base import LossOption
 
 if TYPE_CHECKING:
-    from snnrepro.losses import Loss
-    from snnrepro.penalties import Penalty
+    from snnrepro.tasks.losses import Loss
+    from snnrepro.tasks.penalties import Penalty
 
 
 @register("loss", "ce")
@@ -19,7 +19,7 @@ class CrossEntropyOption(LossOption):
     """Cross-entropy of the logits averaged over time."""
 
     def build(self) -> "Loss":
-        from snnrepro import losses
+        from snnrepro.tasks import losses
 
         return losses.Loss(losses.mean_logit_cross_entropy, losses.running_mean)
 
@@ -30,7 +30,7 @@ class LastStepOption(LossOption):
     """Cross-entropy of the last step, which alone predicts."""
 
     def build(self) -> "Loss":
-        from snnrepro import losses
+        from snnrepro.tasks import losses
 
         return losses.Loss(losses.last_step_cross_entropy, losses.last_step)
 
@@ -48,7 +48,7 @@ class TETOption(LossOption):
         in_range("loss.tet_target", self.tet_target, 0)
 
     def build(self) -> "Loss":
-        from snnrepro import losses
+        from snnrepro.tasks import losses
 
         value = partial(losses.temporal_efficient_training, weight=self.tet_weight, phi=self.tet_target)
         return losses.Loss(value, losses.running_mean)
@@ -67,7 +67,7 @@ class MPSOption(LossOption):
         in_range("loss.mps_temperature", self.mps_temperature, 0, open_low=True)
 
     def build(self) -> "Loss":
-        from snnrepro import losses
+        from snnrepro.tasks import losses
 
         value = partial(losses.guided_cross_entropy, weight=self.mps_weight, temperature=self.mps_temperature)
         return losses.Loss(value, losses.running_mean)
@@ -84,11 +84,11 @@ class RMPOption(LossOption):
         in_range("loss.rmp_weight", self.rmp_weight, 0)
 
     def build(self) -> "Loss":
-        from snnrepro import losses
+        from snnrepro.tasks import losses
 
         return losses.Loss(losses.mean_logit_cross_entropy, losses.running_mean)
 
     def penalties(self) -> "list[Penalty]":
-        from snnrepro.penalties import MembraneDistance
+        from snnrepro.tasks.penalties import MembraneDistance
 
         return [MembraneDistance(self.rmp_weight)]
