@@ -60,4 +60,4 @@ def build_penalties(run: RunConfig) -> Penalties:
 
 def build_dataset(run: RunConfig) -> Data:
     """Returns train and test sets. Raises DataError when files are missing or damaged."""
-    return run.dataset.load(seed=run.seed, timesteps=run.timesteps)
+    return run.augment.applied(run.dataset.load(seed=run.seed, timesteps=run.timesteps), run.seed)

@@ -15,9 +15,10 @@ from snnrepro import registry
 from snnrepro.checks import in_range, one_of
 from snnrepro.errors import ConfigError
 from snnrepro.execution import RuntimeConfig
-from snnrepro.options import SCHEDULES
+from snnrepro.options import SCHEDULE_PERIODS, SCHEDULES
 from snnrepro.schema import Option, elsewhere, later
 from snnrepro.tasks.base import LossOption, TaskOption
+from snnrepro.weights import digest_of, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,15 @@ class DatasetOption(Option):
     def downloads(self) -> bool:
         """Returns whether ``load`` downloads what is missing (``download``)."""
         return getattr(self, "download", False)
+
+
+@dataclass(slots=True, kw_only=True)
+class AugmentOption(Option):
+    name: str = later(as_before="crop_flip")
+
+    def applied(self, data: "Data", seed: int) -> "Data":
+        """Returns the dataset with its training samples augmented, each a function of (seed, epoch, index)."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,9 +126,13 @@ class OptimizerOption(Option):
     schedule: str
     warmup_epochs: int
     clip_grad: float | None = None
+    schedule_per: str = later(as_before="epoch")
+    min_lr: float = later(as_before=0.0)
 
     def __post_init__(self) -> None:
         one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        one_of("optimizer.schedule_per", self.schedule_per, SCHEDULE_PERIODS)
+        in_range("optimizer.min_lr", self.min_lr, 0, self.lr)
         in_range("optimizer.lr", self.lr, 0, open_low=True)
         in_range("optimizer.weight_decay", self.weight_decay, 0)
         in_range("optimizer.neuron_weight_decay", self.neuron_weight_decay, 0)
@@ -147,7 +161,8 @@ class RunConfig:
     neuron: NeuronOption
     surrogate: SurrogateOption
     norm: NormOption
-    # Before there were others, all runs classified.
+    # Before there were others, all runs classified, and cropped and mirrored as their dataset says.
+    augment: AugmentOption = field(metadata={"as_before": {"name": "crop_flip"}})
     task: TaskOption = field(metadata={"as_before": {"name": "classification"}})
     loss: LossOption
     optimizer: OptimizerOption
@@ -158,6 +173,9 @@ class RunConfig:
     timesteps: int
     batch_size: int
     micro_batches: int
+    ema_decay: float | None = None
+    init_from: str | None = field(default=None, metadata={"identity": False})
+    init_sha256: str | None = None
 
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**63 - 1)
@@ -165,10 +183,20 @@ class RunConfig:
         in_range("timesteps", self.timesteps, 1, 1024)
         in_range("batch_size", self.batch_size, 1)
         in_range("micro_batches", self.micro_batches, 1)
+        if self.ema_decay is not None:
+            in_range("ema_decay", self.ema_decay, 0, 0.9999999)
         for group in GROUPS:
             option = getattr(self, group)
             _require_registered(group, option)
             option.check(self)
+        self._find_weights()
+
+    def _find_weights(self) -> None:
+        """Puts the digest of ``init_from`` into the run: what is in a file makes a run another, not where it lies."""
+        if self.init_from is None and self.init_sha256 is not None:
+            raise ConfigError(f"init_sha256={self.init_sha256}: is found by itself; give init_from=RUN_ID or a file")
+        if self.init_from is not None and self.init_sha256 is None:
+            self.init_sha256 = digest_of(weights_file(self.init_from, self.runtime.output_dir))
 
 
 # The sections of a run that hold one of several options, and what all options of one have in common.

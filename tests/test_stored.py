@@ -193,7 +193,7 @@ YAML = {
     "object": (lambda text: text.replace("flip: false", "flip: !!python/name:os.system"), "not YAML, line 5"),
     "deep": (lambda text: "[" * 5000, "nested too deeply"),
     "nested": (lambda text: text.replace("flip: false", f"flip: {'[' * 9}{']' * 9}"), "nested too deeply"),
-    "torn": (lambda text: text[: len(text) // 2], "is missing|missing mandatory|not YAML|Value"),
+    "torn": (lambda text: text[: len(text) // 2], "is missing|missing mandatory|not YAML|Value|must be one of"),
     "list": (lambda text: "- 1", "keys and values are needed"),
     "a key twice": (lambda text: f"{text}seed: 0\n", "seed: stands there twice"),
     "another seed": (lambda text: text.replace("seed: 0\nepochs", "seed: 1\nepochs"), "not the configuration of"),

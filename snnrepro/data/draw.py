@@ -6,7 +6,7 @@ numpy and torch do not promise the same shuffles from one version to the next; i
 import numpy as np
 
 # What a draw is for: the same (seed, epoch, index) must not tie the order to the augmentation.
-ORDER, AUGMENT, SYNTHETIC, SIMULATE, SPLIT = range(5)
+ORDER, AUGMENT, SYNTHETIC, SIMULATE, SPLIT, RAND_AUGMENT, ERASE, MIX = range(8)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -14,6 +14,11 @@ def _mix(x: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+def generator(seed: int, purpose: int, epoch: int, index: int) -> np.random.Generator:
+    """Returns a generator of its own for one sample of one epoch."""
+    return np.random.Generator(np.random.Philox(int(random_bits(seed, purpose, epoch, np.array(index)))))
 
 
 def random_bits(*counters: int | np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from snnrepro.data.decode import decode
-from snnrepro.data.draw import AUGMENT, random_bits
+from snnrepro.data.draw import AUGMENT, generator
 from snnrepro.data.images import ImageSet
 from snnrepro.errors import DataError
 
@@ -41,7 +41,14 @@ class FolderSet(ImageSet):
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Returns images uint8 (B, 3, size, size) and labels int64 (B,) of (epoch, index). Raises DataError."""
         images = torch.stack([self._image(epoch, index) for epoch, index in keys])
+        if self.augment is not None:
+            images = torch.from_numpy(self.augment(images.numpy(), *np.array(keys, dtype=np.int64).T))
         return images, self.labels[torch.tensor([index for _, index in keys])]
+
+    def as_stored(self) -> None:
+        """Turns off what is random about the images: crops and mirrors."""
+        super().as_stored()
+        self.seed = None
 
     def where(self, index: int) -> str:
         """Returns the file of sample ``index``."""
@@ -53,8 +60,7 @@ class FolderSet(ImageSet):
         if self.seed is None:
             image = F.resize(image, [round(self.size / _CENTRE)], antialias=True)
             return F.center_crop(image, size)
-        bits = int(random_bits(self.seed, AUGMENT, epoch, np.array(index)))
-        draw = np.random.Generator(np.random.Philox(bits))
+        draw = generator(self.seed, AUGMENT, epoch, index)
         top, left, height, width = random_crop(image.shape[-2], image.shape[-1], draw)
         image = F.resized_crop(image, top, left, height, width, size, antialias=True)
         return F.horizontal_flip(image) if draw.random() < 0.5 else image

@@ -107,6 +107,10 @@ class ImageSet(Dataset):
             images = self.augment(images, epoch, index)
         return torch.from_numpy(images), self.labels[torch.from_numpy(index)]
 
+    def as_stored(self) -> None:
+        """Turns off what is random about the images."""
+        self.augment = None
+
     def where(self, index: int) -> str:
         """Returns in words which sample is number ``index`` of this set."""
         return f"sample {index}" if self.rows is None else f"recording {self.rows[index]}"

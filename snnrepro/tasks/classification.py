@@ -13,7 +13,7 @@ from snnrepro.tasks.task import Task
 
 
 class Classification(Task):
-    """One class for each sample, from logits (T, B, classes) and class indices (B,)."""
+    """One class for each sample, from logits (T, B, K) and class indices (B,) or shares of the classes (B, K)."""
 
     sums = ("correct",)
 
@@ -27,7 +27,9 @@ class Classification(Task):
         return self.of_logits(outputs, targets)
 
     def summed(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
-        return [(self.of_logits.readout(outputs)[-1].argmax(-1) == targets).sum()]
+        # Of mixed images the larger part counts.
+        classes = targets if targets.ndim == 1 else targets.argmax(-1)
+        return [(self.of_logits.readout(outputs)[-1].argmax(-1) == classes).sum()]
 
     def trained(self, totals: Mapping[str, float]) -> dict[str, float]:
         return {"train_top1": 100 * totals["correct"] / totals["seen"]}

@@ -14,15 +14,16 @@ from torch.nn import functional as F
 class Loss:
     """A loss with the prediction that belongs to it.
 
-    value: logits (T, B, K) and class indices (B,) to a scalar. readout: logits (T, B, K) to scores (T, B, K); the
-    argmax of row t is the prediction after t + 1 steps, so the last row is the prediction of the whole window.
+    value: logits (T, B, K) and class indices (B,), or shares of the classes (B, K), to a scalar. readout: logits
+    (T, B, K) to scores (T, B, K); the argmax of row t is the prediction after t + 1 steps, so the last row is the
+    prediction of the whole window.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
     readout: Callable[[Tensor], Tensor]
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Returns the loss of logits (T, B, K) for class indices (B,): a scalar."""
+        """Returns the loss of logits (T, B, K) for class indices (B,) or shares (B, K): a scalar."""
         return self.value(logits, target)
 
 
@@ -51,7 +52,7 @@ def temporal_efficient_training(logits: Tensor, target: Tensor, *, weight: float
 
     TET (Deng et al., ICLR 2022). ``weight`` in [0, 1]; ``phi`` is the level that the logits are drawn to.
     """
-    per_step = F.cross_entropy(logits.flatten(0, 1), target.repeat(logits.shape[0]))
+    per_step = F.cross_entropy(logits.flatten(0, 1), target.repeat(logits.shape[0], *[1] * (target.ndim - 1)))
     return (1 - weight) * per_step + weight * (logits - phi).square().mean()
 
 

@@ -8,7 +8,7 @@ import io as memory
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field
@@ -43,6 +43,7 @@ class Weights(TypedDict):
 
     run: Name
     model: dict
+    ema: NotRequired[dict]
 
 
 SIDECAR: Kind[Sidecar] = Kind(Sidecar, REPAIR)
@@ -96,10 +97,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Fills ``model`` from the checkpoint. Raises StorageError where it is damaged, or of another network."""
     state = load_file(path)
     try:
-        check_tensors("model", state["model"], model)
+        check_tensors("model", weights_of(state), model)
     except Fault as fault:
         raise StorageError(f"{path}: {fault}; {REPAIR}") from None
-    model.load_state_dict(state["model"])
+    model.load_state_dict(weights_of(state))
+
+
+def weights_of(state: State) -> dict[str, torch.Tensor]:
+    """Returns the weights that a checkpoint is evaluated with: their average where the run kept one."""
+    return state["ema"] if "ema" in state else state["model"]
 
 
 class Checkpoints:

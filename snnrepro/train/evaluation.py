@@ -69,7 +69,6 @@ def evaluate(
     model: nn.Module,
     dataset: ImageSet,
     task: Task,
-    *,
     timesteps: int,
     device: torch.device,
     runtime: RuntimeConfig,

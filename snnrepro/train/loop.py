@@ -25,12 +25,14 @@ from snnrepro.runs import RunLock, parse_lines, read_record, run_path, stored_li
 from snnrepro.runtime import autocast, code_of, place, provenance, seed_all, set_up
 from snnrepro.tasks.task import Batch
 from snnrepro.train import guards
-from snnrepro.train.checkpoint import Checkpoints, assert_finite
+from snnrepro.train.average import Average
+from snnrepro.train.checkpoint import Checkpoints, assert_finite, weights_of
 from snnrepro.train.evaluation import evaluate, to_input
 from snnrepro.train.guards import StopRequest, all_finite, learned_scalars
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
+from snnrepro.train.start_from import start_from
 from snnrepro.train.state import check_state, restore_generators, state_of
 from snnrepro.train.variance import require_samples
 
@@ -66,6 +68,8 @@ class Trainer:
         model = build_model(run, in_shape=self.data.in_shape, num_classes=self.task.num_outputs(self.data))
         self.model = place(model, self.device, run.runtime.channels_last)
         self.network = distributed.data_parallel(self.model, self.device)
+        self.average = Average(self.model, run.ema_decay) if run.ema_decay is not None else None
+        self.evaluated = self.model if self.average is None else self.average.model
         self.parameters = list(self.model.parameters())
         self.penalties = build_penalties(run)
         self.optimizer = make_optimizer(self.model, run.optimizer)
@@ -118,8 +122,6 @@ class Trainer:
     def train_epoch(self, stop: StopRequest) -> None:
         """Trains from the current batch to the end of the epoch."""
         run = self.run
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.epoch, run.epochs, run.optimizer)
         self.model.train()
         self.order.epoch, self.order.first_batch = self.epoch, self.batch
         batches = loader(
@@ -129,6 +131,8 @@ class Trainer:
         saved = started = time.perf_counter()
         for waited, batch in timed(batches):
             distributed.beat(run.runtime)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.epoch, self.batch, len(self.order), run.epochs, run.optimizer)
             measured = self.train_step(batch)
             seen = self.order.batch_len(self.batch)
             self.step, self.batch = self.step + 1, self.batch + 1
@@ -179,6 +183,8 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, run.optimizer.clip_grad, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
         return measured
 
     def forward_backward(self, images: Tensor, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -213,14 +219,7 @@ class Trainer:
         run, totals = self.run, self.totals
         # A buffer may go bad in a step whose loss and gradient are finite.
         assert_finite(self.model.state_dict())
-        tested = evaluate(
-            self.model,
-            self.data.test,
-            self.task,
-            timesteps=run.timesteps,
-            device=self.device,
-            runtime=run.runtime,
-        )
+        tested = evaluate(self.evaluated, self.data.test, self.task, run.timesteps, self.device, run.runtime)
         line: Any = {
             "epoch": self.epoch + 1,
             "step": self.step,
@@ -229,7 +228,7 @@ class Trainer:
             **self.task.trained(totals),
             **{f"train_{term.name}": totals[term.name] / totals["seen"] for term in self.penalties.terms},
             **tested,
-            "learned": learned_scalars(self.model),
+            "learned": learned_scalars(self.evaluated),
         }
         guards.require_finite(line)
         self.final = {"epoch": self.epoch + 1, **tested}
@@ -266,6 +265,7 @@ class Trainer:
         state = distributed.from_main(lambda: self.checkpoints.newest(lambda s: check_state(s, *parts, terms)))
         if state is not None:
             self.model.load_state_dict(state["model"])
+            self.evaluated.load_state_dict(weights_of(state))
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             restore_generators(state["rng"], self.run.seed, state["step"])
@@ -274,6 +274,9 @@ class Trainer:
             self.lines = state.get("lines") or distributed.from_main(
                 lambda: stored_lines(self.path, self.epoch, type(self.run.task))
             )
+        elif self.run.init_from is not None:
+            start_from(self.model, self.run)
+            self.evaluated.load_state_dict(self.model.state_dict())
         # Whatever else the file holds was torn, or is behind the checkpoint and will be written again, the same.
         text = "".join(f"{line}\n" for line in self.lines)
         self.on_disk(lambda: io.write_atomic(self.path / "metrics.jsonl", text))
@@ -285,13 +288,12 @@ class Trainer:
             "status": status,
             "final": self.final,
             "best": self.best,
-            "learned": finite_or_none(learned_scalars(self.model)),
+            "learned": finite_or_none(learned_scalars(self.evaluated)),
             "config": to_plain(self.run),
             "data": describe(self.data),
             "provenance": self.provenance,
             "timing": timing_of(self.timing),
+            **({"diverged": diverged} if diverged is not None else {}),
         }
-        if diverged is not None:
-            record["diverged"] = diverged
         self.on_disk(lambda: RECORD.write(self.path / "record.json", record))
         return record

@@ -1,4 +1,4 @@
-"""Parameter groups by rule, the optimiser, and the learning rate as a function of the epoch."""
+"""Parameter groups by rule, the optimiser, and the learning rate as a function of epoch and step."""
 
 import math
 from typing import Any
@@ -42,11 +42,17 @@ def make_optimizer(model: nn.Module, config: OptimizerOption) -> torch.optim.Opt
     return config.build(parameter_groups(model, config))
 
 
-def learning_rate(epoch: int, epochs: int, config: OptimizerOption) -> float:
-    """Returns the learning rate of an epoch (from 0): linear warm-up, then cosine to 0, or constant."""
-    if epoch < config.warmup_epochs:
-        return config.lr * (epoch + 1) / config.warmup_epochs
+def learning_rate(epoch: int, batch: int, batches: int, epochs: int, config: OptimizerOption) -> float:
+    """Returns the learning rate of a step: linear warm-up, then cosine to ``min_lr``, or constant.
+
+    epoch, batch: from 0; batches: of an epoch. One value holds for an epoch, or with ``schedule_per=step`` for a step.
+    """
+    # In periods: epochs, or the steps that they have.
+    per_epoch, now = (1, epoch) if config.schedule_per == "epoch" else (batches, epoch * batches + batch)
+    warmup = config.warmup_epochs * per_epoch
+    if now < warmup:
+        return config.lr * (now + 1) / warmup
     if config.schedule == "constant":
         return config.lr
-    progress = (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = (now - warmup) / (epochs * per_epoch - warmup)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,7 +1,7 @@
 """What a training run's checkpoint holds, and whether a run can go on from it."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import torch
 from torch import nn
@@ -58,6 +58,7 @@ class TrainState(TypedDict):
 
     run: Name
     model: dict
+    ema: NotRequired[dict]
     optimizer: OptimizerState
     scaler: dict[str, int | float]
     rng: list[dict]
@@ -86,6 +87,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
     return {
         "run": trainer.id,
         "model": trainer.model.state_dict(),
+        **({"ema": trainer.average.model.state_dict()} if trainer.average is not None else {}),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "rng": gather(rng_state()),
@@ -130,6 +132,9 @@ def check_state(
     """
     checked = STATE.fitting(dict(state))
     check_tensors("model", checked["model"], model)
+    if ("ema" in checked) != (run.ema_decay is not None):
+        raise Fault("ema: " + ("is missing" if run.ema_decay is not None else "the run keeps no average"))
+    check_tensors("ema", checked.get("ema", checked["model"]), model)
     _check_optimizer(checked["optimizer"], optimizer, run.optimizer.name)
     if set(checked["scaler"]) != set(scaler.state_dict()):
         raise Fault(f"scaler: not that of runtime.precision={run.runtime.precision}")

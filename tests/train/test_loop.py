@@ -202,6 +202,8 @@ def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
     runs = [compose_run([*tiny, *words]) for words in ([], ["neuron=mps"], ["loss=tet"], ["loss=rmp"], ["loss=mps"])]
     runs.append(compose_run([*bare, "model=cnn7_mini", "optimizer=adamw", "norm=tab", *sparse]))
     runs.append(compose_run([*bare, *sew]))
+    torch.save({"stem.conv.weight": torch.zeros(4, 1, 3, 3)}, tmp_path / "weights.pt")
+    runs.append(compose_run([*tiny, "augment=timm", f"init_from={tmp_path}/weights.pt"]))
     datasets = [compose_run([f"dataset={name}", f"dataset.root={tmp_path}"]) for name in ("cifar10", "imagenet")]
     datasets.append(compose_run(["dataset=dvs_cifar10", f"dataset.root={tmp_path}"]))
     datasets += [compose_run([f"dataset={name}"]) for name in ("digits_dvs", "cifar10_simdvs")]
@@ -230,7 +232,6 @@ def test_every_key_of_the_schema_is_read_by_a_run(tiny, monkeypatch, tmp_path):
     unread = {f"{schema.__name__}.{field}" for schema in schemas for field in _own_keys(schema)} - read
     selectors = {f"{base.__name__}.{base.selector}" for base in GROUPS.values()} | {"ModelOption.name"}
     assert {name for name in unread - selectors if not name.startswith("WandbOption.")} == {
-        "RuntimeConfig.output_dir",
         "RuntimeConfig.processes",
         "RuntimeConfig.rank_timeout",
     }

@@ -68,14 +68,14 @@ def test_sgd_step_equals_the_formula():
 
 def test_cosine_starts_at_lr_and_would_end_at_zero():
     config = compose_run([]).optimizer
-    rates = [learning_rate(epoch, 20, config) for epoch in range(20)]
+    rates = [learning_rate(epoch, 3, 7, 20, config) for epoch in range(20)]
     assert rates[0] == config.lr
     assert rates[10] == pytest.approx(config.lr / 2)
-    assert learning_rate(20, 20, config) == pytest.approx(0)
+    assert learning_rate(20, 0, 7, 20, config) == pytest.approx(0)
     assert rates == sorted(rates, reverse=True)
     assert rates[5] == config.lr * 0.5 * (1 + math.cos(math.pi / 4))
 
 
 def test_warm_up_and_constant():
     config = compose_run(["optimizer.warmup_epochs=4", "optimizer.schedule=constant", "optimizer.lr=1"]).optimizer
-    assert [learning_rate(epoch, 20, config) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [learning_rate(epoch, 3, 7, 20, config) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
