@@ -51,7 +51,7 @@ def examine(words: Sequence[str]) -> Iterator[Finding]:
     """Yields the findings, for the output folder and data root of a run with these overrides."""
     import torch
 
-    from snnrepro.neurons.kernel_cache import cache_folder, compiler
+    from snnrepro.neurons.kernels.cpu.cache import cache_folder, compiler
 
     run = compose_run(words)
     yield Finding("snnrepro", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")

@@ -18,7 +18,7 @@ from snnrepro.collectives import world_size
 from snnrepro.errors import ConfigError
 from snnrepro.execution import RuntimeConfig
 from snnrepro.launch import processes_here
-from snnrepro.neurons.kernel_cache import compiler, no_compiler
+from snnrepro.neurons.kernels.cpu.cache import compiler, no_compiler
 from snnrepro.plugins import plugins
 from snnrepro.system import require_threads, usable_cores
 

@@ -17,7 +17,7 @@ def test_a_working_machine(tmp_path, capsys):
 
 
 def test_what_is_missing_comes_with_its_fix(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("snnrepro.neurons.kernel_cache.compiler", lambda: None)
+    monkeypatch.setattr("snnrepro.neurons.kernels.cpu.cache.compiler", lambda: None)
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     usage = doctor.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=10**8))

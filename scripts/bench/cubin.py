@@ -26,8 +26,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from snnrepro.neurons import triton_backend, triton_tiles
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.kernels.triton import backend, tiles
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COLUMNS = (
@@ -174,11 +174,10 @@ def launches(
     dyn = Dynamics(timesteps, "trsg", "triangular", 1.0, "soft", False)
     scalars = tuple(torch.tensor(value) for value in (0.1, 1.0, 0.5))
     y = torch.zeros((timesteps, 8, 1024, 64) if channels_last else (timesteps, 8, 64, 1024), dtype=dtype)
-    flat, spikes = y.flatten(1), triton_backend.empty_spikes(y, timesteps)
+    flat, spikes = y.flatten(1), backend.empty_spikes(y, timesteps)
     norm, norm5, side = torch.ones(3, 64), torch.ones(5, 64), y if shortcut else None
     rest = (side, norm if shortcut == 2 else None, *scalars, dyn, channels_last)
     rest5 = (side, norm5 if shortcut == 2 else None, *scalars, dyn, channels_last)
-    backend = triton_backend
     return {
         "LIF forward": partial(backend.lif_forward, flat, *scalars, dyn),
         "LIF inference": partial(backend.lif_infer, flat, *scalars, dyn),
@@ -243,7 +242,7 @@ def rows(
         theirs = spikingjelly_launches(DTYPES[dtype], timesteps) if spikingjelly and spikingjelly_version() else {}
         for name, launch in ours.items():
             kernel = name.split()[-1].replace("inference", "forward")
-            per_thread = triton_tiles.neurons_per_thread(kernel, timesteps, **(layer if "norm" in name else {}))
+            per_thread = tiles.neurons_per_thread(kernel, timesteps, **(layer if "norm" in name else {}))
             found.append(examine(name, launch, dtype, timesteps, arch, per_thread))
         found += [examine(name, launch, dtype, timesteps, arch, 2) for name, launch in theirs.items()]
     return found

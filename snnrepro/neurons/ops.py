@@ -1,7 +1,7 @@
 """The fused LIF layers as torch operators: opaque to ``torch.compile``, known to autograd.
 
 ``lif`` here and ``norm_lif`` in ``norm_ops.py``, with the operators of their backwards. ``backend`` names the
-provider of the arithmetic (``compiled.py`` or ``triton_backend.py``); everything here is common to both.
+provider of the arithmetic (``kernels/cpu`` or ``kernels/triton``); everything here is common to both.
 Tensors are contiguous and in the layouts that ``functional.py`` makes. Autocast needs no rule: the input
 comes in any floating dtype, membranes and sums are float32.
 """
@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.library import CustomOpDef, custom_op
 
 from snnrepro.errors import UserError
-from snnrepro.neurons.analytic import spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.kernels.rows import spikes_dtype
 from snnrepro.neurons.reparam import kernel_scalars, raw_gradients
 
 # What ends the arguments of every operator: flags, then the fields of ``Dynamics``, the map of the scalars as in
@@ -33,13 +33,13 @@ RULES = (
 
 NO_TORCHSCRIPT = "spiking layers do not work in TorchScript (torch.jit); use torch.export.export(model, (x,))"
 
+_KERNELS = {"compiled": "cpu", "triton": "triton"}
+
 
 @cache
 def _provider(backend: str) -> ModuleType:
     # Imported on first use: Triton is heavy.
-    return import_module(
-        {"compiled": "snnrepro.neurons.compiled", "triton": "snnrepro.neurons.triton_backend"}[backend]
-    )
+    return import_module(f"snnrepro.neurons.kernels.{_KERNELS[backend]}.backend")
 
 
 def require_supported() -> None:
@@ -167,5 +167,5 @@ lif_infer_op.register_fake(lambda x, u_init, v_threshold, leak, timesteps, *_: x
 lif_infer = eager_or(lif_infer_op, _lif_infer)
 # Gradients of x, and of the three scalars as one tensor (3,).
 lif_backward = eager_or(lif_backward_op, _lif_backward)
-# (o (T, N), spikes (N,), u_sum, active_count, scalars) for x (T, N) or (1, N); see ``analytic.lif_forward``.
+# (o (T, N), spikes (N,), u_sum, active_count, scalars) for x (T, N) or (1, N); see ``kernels``.
 lif = differentiable(lif_op, _lif, _context, _gradient)

@@ -16,6 +16,18 @@ Guo et al., ICCV 2023) compares a normalised ``m`` with the threshold, while res
 Backward, the spike's derivative is f'(z) dz with z = m - v_threshold (as_sg) or m / v_threshold - 1
 (rs_sg, trsg); everything else is ordinary calculus, so autograd yields the analytic gradients with
 respect to ``x``, ``u_init``, ``v_threshold`` and ``tau``.
+
+The kernels (``kernels/``) have the backward written out, so that nothing but the input and one packed integer per
+neuron is kept: the backward runs the membrane again, with the spikes of the forward (bit t is step t, from 0). With
+``carry`` = dL/du at the end of a step and d = f'(z), for t = T..1:
+
+    q     = dL/do * (v if trsg)   -   carry * (v if soft, m if hard; nothing if the reset is detached)
+    dL/dm = q * dz/dm * d   +   carry * (1 if soft, 1 - s if hard)
+    dL/dx = leak * dL/dm                         carry of step t-1 = (1 - leak) * dL/dm
+    dL/dv = sum of  q * dz/dv * d  -  carry * s (soft, attached)  +  dL/do * s (trsg)
+    dL/dleak = sum of  dL/dm * (x - u)           dL/du_init = sum of the last carry
+
+With a norm in front the current is ``y * scale + shift`` per channel, plus an optional shortcut.
 """
 
 from collections.abc import Callable

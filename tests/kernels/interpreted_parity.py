@@ -25,8 +25,8 @@ from kernels.oracle import (
     scalars,
 )
 
-from snnrepro.neurons import triton_backend as backend
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.kernels.triton import backend
 from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
 # The interpreter computes with NumPy, which warns of the overflows that the extreme values are there for.

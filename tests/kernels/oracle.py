@@ -5,10 +5,21 @@ import torch
 from kernels.guards import guarded
 from torch import Tensor
 
+from snnrepro.neurons import norm_ops
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.reference import LIFResult, lif_reference
+from snnrepro.options import SURROGATES
 
 EPS = 1e-2
+# Every pair of a surrogate with a family, a reset and a detached reset, in two libraries for each surrogate; the
+# equations know no more than pairs of them. Then windows around the sizes of the packed spikes.
+RULES = [
+    Dynamics(3, family, surrogate, gamma, reset, (i + j) % 2 == 0)
+    for i, surrogate in enumerate(SURROGATES)
+    for j, (family, reset, gamma) in enumerate(
+        [(("trsg", "as_sg", "rs_sg")[i % 3], "soft", 0.7), (("rs_sg", "trsg", "as_sg")[i % 3], "hard", 1.3)]
+    )
+]
 # Of gradients: rounding in the course of a window, or of the result to the dtype.
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
@@ -121,3 +132,47 @@ def lif_errors_of(backend, dyn, n, dtype=torch.float32, static=False, seed=0, ke
     expected = torch.autograd.grad(result.o, (x64, *scalars64), go.double())
     size = go.double().norm().item()
     return distance(gx, expected[0], 1e-2 * size), distance(gscalars, torch.stack(expected[1:]), size)
+
+
+def layer_errors_of(backend, dyn, shape, dtype, static, channels_last, shortcut, seed):
+    """Runs the operator of a layer behind a norm, and the reference; returns relative errors and checks outputs.
+
+    shortcut: 0 none, 1 plain, 2 with a norm of its own.
+    """
+    y, side, go, affine = norm_case(dyn, shape, dtype, static, channels_last, seed)
+    y64, side64, *rest = exact(y, side, *affine, *scalars())
+    affine64, scalars64 = rest[:4], rest[4:]
+    x64, *_ = normalise(y64, *affine64[:2], channels_last)
+    more, *_ = normalise(side64, *affine64[2:], channels_last)
+    x64 = x64 + (0, side64, more)[shortcut]
+    unsure = risky(x64.detach(), *(s.detach() for s in scalars64), dyn)
+    go = guarded((go * ~unsure).to(dtype))
+    result = reference(x64, scalars64, dyn)
+
+    def moments(values):
+        others = (0, 1, 2) if channels_last else (0, 1, 3)
+        return [guarded(m) for m in (values.float().mean(others), values.float().var(others, correction=0))]
+
+    leaves = [tensor.requires_grad_() for tensor in (y, side, *affine, *scalars())]
+    y, side, weight, bias, weight2, bias2, *given_scalars = leaves
+    second = (*moments(side.detach()), weight2, bias2) if shortcut == 2 else (None,) * 4
+
+    def outer(values):
+        return (values.transpose(2, 3) if channels_last else values)[..., None]
+
+    added = outer(side) if shortcut else None
+    inputs = (outer(y), *moments(y.detach()), weight, bias, added, *second, *given_scalars)
+    arguments = (*inputs, None, EPS, True, channels_last, *dyn, None, backend)
+    o, spikes, u_sum, count, *_ = norm_ops.norm_lif(*arguments)
+    with torch.no_grad():
+        assert torch.equal(norm_ops.norm_lif_infer(*arguments), o)
+    o = o[..., 0].transpose(2, 3) if channels_last else o[..., 0]
+    assert_same_spikes(o.detach(), spikes.view(o.shape[1:]), result.o.detach(), unsure)
+    assert_statistics(u_sum, count, result, unsure)
+    found = torch.autograd.grad(o, leaves, go, allow_unused=True, materialize_grads=True)
+    g, *expected = torch.autograd.grad(
+        result.o, (x64, y64, side64, *affine64, *scalars64), go.double(), allow_unused=True, materialize_grads=True
+    )
+    size = 2 * g.norm().item() + 1e-2 * go.double().norm().item()
+    names = ("y", "shortcut", "weight", "bias", "weight2", "bias2", "u_init", "v_threshold", "leak")
+    return {n: distance(f, e, size) for n, f, e in zip(names, found, expected, strict=True)}

@@ -271,7 +271,7 @@ def test_a_library_is_made_once_by_whoever_comes_first(tmp_path):
 def test_library_runs_on_as_many_threads_as_torch_has(threads, started):
     code = f"""
 import os, numpy, torch
-from snnrepro.neurons import compiled
+from snnrepro.neurons.kernels.cpu import backend as compiled
 from snnrepro.neurons.dynamics import Dynamics
 torch.set_num_threads({threads})
 x = torch.from_numpy(numpy.zeros((4, 2**16), numpy.float32))

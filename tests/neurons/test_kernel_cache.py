@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from snnrepro.errors import UserError
-from snnrepro.neurons import kernel_cache
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.kernels.cpu import cache as kernel_cache
 from snnrepro.runtime import resolve_backend
 
 RULES = Dynamics(4, "trsg", "rectangular", 1.0, "soft", False)

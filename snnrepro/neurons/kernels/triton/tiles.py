@@ -3,7 +3,7 @@
 import triton
 from torch import Tensor
 
-from snnrepro.neurons.triton_parts import THREADS, Layout
+from snnrepro.neurons.kernels.triton.parts import THREADS, Layout
 
 # Width of a tile in the channels_last layout: 64 neighbours fill whole sectors of memory, and few channels per
 # program mean few partial sums.

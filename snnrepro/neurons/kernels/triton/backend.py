@@ -19,11 +19,11 @@ import triton
 from torch import Tensor
 
 from snnrepro.collectives import all_sum
-from snnrepro.neurons.analytic import Norm, norm_rows, spikes_dtype, statistics_rows
 from snnrepro.neurons.dynamics import Dynamics
-from snnrepro.neurons.triton_kernels import backward_kernel, forward_kernel, reduce_kernel
-from snnrepro.neurons.triton_parts import THREADS
-from snnrepro.neurons.triton_tiles import kind_of, neurons_per_thread, programs_per_row_block, tiles
+from snnrepro.neurons.kernels.rows import Norm, norm_rows, spikes_dtype, statistics_rows
+from snnrepro.neurons.kernels.triton.kernels import backward_kernel, forward_kernel, reduce_kernel
+from snnrepro.neurons.kernels.triton.parts import THREADS
+from snnrepro.neurons.kernels.triton.tiles import kind_of, neurons_per_thread, programs_per_row_block, tiles
 
 # Programs of the reduce kernel: enough for several waves on the largest device, few enough for the sums that follow.
 REDUCE_PROGRAMS = 4096

@@ -1,6 +1,6 @@
-// The LIF layer on CPUs: the forward of reference.py, the backward of analytic.py, a vector of neurons at a time.
+// The LIF layer on CPUs: the forward of reference.py, its gradients written out, a vector of neurons at a time.
 //
-// Compiled once per set of rules (kernel_cache.py), with -DTIMESTEPS=4 -DFAMILY=TRSG -DSURROGATE=RECTANGULAR
+// Compiled once per set of rules (cache.py), with -DTIMESTEPS=4 -DFAMILY=TRSG -DSURROGATE=RECTANGULAR
 // -DRESET=SOFT -DDETACH=0 -DVALUE=float. Nothing of a window is kept but the input and one packed integer per neuron;
 // the backward runs the membrane again, in registers. Compiled with -ffp-contract=off: every product is rounded, as
 // torch does, so a membrane that is run again is the forward's, bit for bit, and the reference's.
@@ -114,7 +114,7 @@ template <Layout L> void forward(const Call& c) {
 }
 
 // Writes dL/dx of every step into g, their sum into g[0] where the current is constant, and adds to the scalars'
-// gradients. For the equations see analytic.py.
+// gradients. For the equations see reference.py.
 template <Layout L, int W>
 ALWAYS void gradients(const Call& c, const Current<L, W>& current, Vec (&g)[T][W], Scalars& scalars) {
   const Vec v = splat(*c.v_threshold), leak = splat(*c.leak);

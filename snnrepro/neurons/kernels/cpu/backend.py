@@ -1,7 +1,7 @@
 """The LIF layer on CPUs: allocates, and calls ``lif.cpp``, which is compiled once per machine and set of rules.
 
-The same functions as in ``triton_backend.py``, with the same shapes. Every step of the membrane is rounded as in the
-reference, so the spikes are the reference's.
+The same functions as for GPUs, with the same shapes. Every step of the membrane is rounded as in the reference, so the
+spikes are the reference's.
 """
 
 from struct import Struct
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from snnrepro.collectives import all_sum
 from snnrepro.errors import UserError
-from snnrepro.neurons.analytic import Norm, spikes_dtype
 from snnrepro.neurons.dynamics import Dynamics
-from snnrepro.neurons.kernel_cache import library
+from snnrepro.neurons.kernels.cpu.cache import library
+from snnrepro.neurons.kernels.rows import Norm, spikes_dtype
 
 # Values of a window from which on a second thread is worth starting.
 VALUES_PER_THREAD = 2**15
@@ -33,7 +33,7 @@ _Given = dict[str, Tensor | None]
 
 
 def lif_forward(x: Tensor, u_init: Tensor, v_threshold: Tensor, leak: Tensor, dyn: Dynamics) -> tuple[Tensor, ...]:
-    """Returns (o (T, N), spikes (N,), u_sum, active_count), see ``analytic.lif_forward``."""
+    """Returns (o (T, N), spikes (N,), u_sum, active_count), see ``kernels/triton/backend.py``."""
     return _forward(x, {}, u_init, v_threshold, leak, dyn, _FLAT)
 
 
@@ -95,7 +95,7 @@ def norm_lif_gradients(
 ) -> tuple[Tensor | None, ...]:
     """Returns the gradients of weight, bias, the shortcut's weight and bias, the scalars (3,), y, and the shortcut.
 
-    share: as in ``analytic.statistics_rows``; a tensor where ranks share the statistics. None for the gradient of what
+    share: as in ``rows.statistics_rows``; a tensor where ranks share the statistics. None for the gradient of what
     is absent.
     """
     layout, scalars = _CHANNELS_LAST if channels_last else _CHANNELS_FIRST, (u_init, v_threshold, leak)

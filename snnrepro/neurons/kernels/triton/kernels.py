@@ -10,7 +10,7 @@ added atomically: every program writes its sums to a place of its own.
 import triton
 import triton.language as tl
 
-from snnrepro.neurons.triton_parts import (
+from snnrepro.neurons.kernels.triton.parts import (
     THREADS,
     affine,
     after_reset,

@@ -1,0 +1,1 @@
+"""The LIF layer on CPUs."""
