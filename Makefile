@@ -11,7 +11,7 @@ $(error VENV='$(VENV)': make knows no folders with spaces or without a name; set
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast bench lint readme clean-runs plan claims reproduce report $(ALL)
+.PHONY: help setup train test test-all test-fast bench lint readme clean-runs plan claims reproduce report $(ALL)
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,10 @@ $(STAMP): pyproject.toml
 train: setup  ## train the embedded default: handwritten digits, about a minute (ARGS="neuron=lif epochs=5")
 	$(PYTHON) train.py $(ARGS)
 
-test: setup lint  ## set up, lint, run all tests, on all cores
+test: setup lint  ## set up, lint, run the tests, on all cores
+	$(PYTHON) -m pytest -n auto --dist worksteal -m "not full" $(ARGS)
+
+test-all: setup lint  ## the same, with the kernels on every architecture and in every layout
 	$(PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: setup  ## gate, then measure against SpikingJelly, snnTorch, eager and ReLU, 25 minutes (ARGS=--quick: 3)

@@ -1,8 +1,8 @@
-"""Do the tests have teeth? Small faults are put into the sources, one at a time, and the tests that should see them run.
+"""Do the tests have teeth? Small faults are put into the sources, one at a time, and the tests for them are run.
 
     python -m scripts.mutants [COUNT] [PART ...]        such as: 60, or 10 identity optim
 
-Which faults: drawn by a fixed seed, so two versions of the tests meet the same ones as long as the sources are the same.
+Which faults: drawn by a fixed seed, so two versions of the tests meet the same ones while the sources are the same.
 Works in a copy of the last commit; prints a line per fault and ends with 1 where one survived. A survivor may be
 equivalent to the original: somebody has to look.
 """
@@ -23,7 +23,8 @@ SEED = 0
 PARTS = {
     "reference": ("snnrepro/neurons/reference.py", "tests/neurons/test_values.py tests/neurons/test_gradcheck.py "
                   "tests/neurons/test_lif_properties.py tests/neurons/test_methods.py"),
-    "surrogates": ("snnrepro/neurons/surrogates.py", "tests/neurons/test_surrogates.py tests/neurons/test_gradcheck.py"),
+    "surrogates": ("snnrepro/neurons/surrogates.py", "tests/neurons/test_surrogates.py "
+                   "tests/neurons/test_gradcheck.py"),
     "mp_init": ("snnrepro/neurons/mp_init.py", "tests/neurons/test_mp_init.py"),
     "reparam": ("snnrepro/neurons/reparam.py", "tests/neurons/test_reparam.py"),
     "norms": ("snnrepro/norms.py", "tests/test_norms.py tests/test_layers.py tests/test_membrane_norm.py"),
