@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snnrepro.neurons.module import LIF, spiking_layers
-    from snnrepro.neurons.mp_init import one_update
+    from snnrepro.neurons.module import LIF, TrSG, spiking_layers
+    from snnrepro.neurons.mp_init import MPInit, one_update
 
-__all__ = ["LIF", "one_update", "spiking_layers"]
+__all__ = ["LIF", "MPInit", "TrSG", "one_update", "spiking_layers"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "mp_init" if name == "one_update" else "module"
+    home = "mp_init" if name in ("MPInit", "one_update") else "module"
     return getattr(import_module(f"snnrepro.neurons.{home}"), name)

@@ -1,5 +1,6 @@
 """The public ``lif``: checks its arguments, picks the implementation, and brings tensors into the kernels' layouts."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from snnrepro.errors import ConfigError
 from snnrepro.neurons import norm_ops, ops
 from snnrepro.neurons.current import NormalisedCurrent
 from snnrepro.neurons.dynamics import Dynamics
+from snnrepro.neurons.kernels.cpu.cache import compiler
 from snnrepro.neurons.ops import snapshot
 from snnrepro.neurons.reference import LIFResult, lif_reference
 from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid
@@ -33,7 +35,7 @@ def lif(
     statistics: bool = True,
     threshold_map: str | None = None,
 ) -> LIFResult:
-    """Returns what ``lif_reference`` defines, computed by ``backend`` (reference, compiled or triton).
+    """Returns what ``lif_reference`` defines, computed by ``backend`` (reference, compiled, triton, or auto).
 
     statistics: whether ``u_sum`` and ``active_count`` are asked for; without them and without gradients the kernels
     write outputs alone, and both are None. An ``x`` that a norm left uncomputed is normalised in the same kernel.
@@ -42,6 +44,8 @@ def lif(
     float64 and empty inputs are computed by the reference. Raises ValueError for an unknown option, for ``timesteps``
     below 1, and for an input with another number of steps; ConfigError for more steps than the backend holds.
     """
+    if backend == "auto":
+        backend = _fitting(x.y if isinstance(x, NormalisedCurrent) else x, timesteps)
     dyn = _rules(timesteps, family, surrogate, gamma, reset, detach_reset, backend)
     outputs_alone = not statistics and not torch.is_grad_enabled()
     if isinstance(x, NormalisedCurrent):
@@ -69,6 +73,17 @@ def lif(
         o, _, u_sum, active_count, _ = ops.lif(*arguments)
     inverse = sorted(range(x.ndim), key=lambda position: order[position])
     return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
+
+
+def _fitting(x: Tensor, timesteps: int) -> str:
+    """Returns the fastest backend for ``x`` on this machine."""
+    backend = "triton" if x.is_cuda else "compiled" if not x.is_mps and _has_compiler() else "reference"
+    return backend if timesteps <= MAX_TIMESTEPS.get(backend, timesteps) else "reference"
+
+
+@cache
+def _has_compiler() -> bool:
+    return compiler() is not None
 
 
 def _rules(

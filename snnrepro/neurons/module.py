@@ -24,6 +24,9 @@ class LIF(nn.Module):
     ``tau_raw`` are parameters where learnable and buffers where frozen; ``u_init`` is a buffer, so it is
     saved, restored and moved with the model. All three are 0-d and stay float32 (or wider) under autocast.
 
+    The defaults are the paper's baseline, ``neuron=lif``. backend: ``auto`` is what fits the input, the kernels for GPUs,
+    those for CPUs where there is a C++ compiler, else the reference.
+
     What other methods change (docs/methods.md), none of it in the paper's own neurons:
     threshold_map: softplus, or tanh (LTMD). input_scale: decay is Eq. 1, ``none`` leaves the current out of the leak,
     ``m = (1 - 1/tau) * u + x``. learn_u_init: ``u_init`` is a parameter, one value per neuron (IMP). smoothing: initial
@@ -39,18 +42,18 @@ class LIF(nn.Module):
     def __init__(
         self,
         *,
-        family: str,
-        surrogate: str,
-        gamma: float,
-        reset: str,
-        detach_reset: bool,
-        v_threshold: float,
-        tau: float,
-        learn_threshold: bool,
-        learn_tau: bool,
-        mp_init: bool,
-        beta: float,
-        backend: str,
+        family: str = "as_sg",
+        surrogate: str = "rectangular",
+        gamma: float = 1.0,
+        reset: str = "soft",
+        detach_reset: bool = False,
+        v_threshold: float = 1.0,
+        tau: float = 2.0,
+        learn_threshold: bool = False,
+        learn_tau: bool = False,
+        mp_init: bool = False,
+        beta: float = 0.1,
+        backend: str = "auto",
         threshold_map: str = "softplus",
         input_scale: str = "decay",
         learn_u_init: bool = False,
@@ -175,6 +178,17 @@ class LIF(nn.Module):
         ]
         rules = f"family={self.family}, surrogate={self.surrogate}, gamma={self.gamma}, reset={self.reset}"
         return f"{rules}, {', '.join(values)}, mp_init={self.mp_init}"
+
+
+class TrSG(LIF):
+    """The layer with the paper's method, ``neuron=trsg``: TrSG, learned V_thr and tau, MP-Init.
+
+    changes: what is otherwise, as for ``LIF``.
+    """
+
+    def __init__(self, **changes: Any):
+        method = {"family": "trsg", "learn_threshold": True, "learn_tau": True, "mp_init": True}
+        super().__init__(**{**method, **changes})
 
 
 def spiking_layers(model: nn.Module) -> Iterator[tuple[str, LIF]]:

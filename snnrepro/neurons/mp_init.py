@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.library import custom_op
 
+from snnrepro.checks import in_range
 from snnrepro.collectives import all_sum, world_size
 from snnrepro.errors import UserError
 from snnrepro.recompute import first_seen, in_region, repeated
@@ -90,6 +91,41 @@ def one_update() -> Iterator[None]:
             _move_together(_held_back)
     finally:
         _held_back = None
+
+
+class MPInit(nn.Module):
+    """The running mean of a layer's final membrane, for a neuron of your own; ``LIF`` has it built in.
+
+    ``u = init.start()`` before a window, ``init.update(u, active)`` after its last reset. ``u_init`` is a buffer, 0-d:
+    saved, restored and moved with the model. beta: the weight of the new batch, in (0, 1].
+    """
+
+    u_init: Tensor
+
+    def __init__(self, beta: float = 0.1):
+        super().__init__()
+        in_range("beta", beta, 0, 1, open_low=True)
+        self.beta = beta
+        self.register_buffer("u_init", torch.zeros(()))
+
+    def start(self) -> Tensor:
+        """Returns where all membranes of a window start, 0-d; later updates do not reach its backward."""
+        return start(self).clone() if self._moves else self.u_init
+
+    def update(self, u: Tensor, active: Tensor) -> None:
+        """Moves the mean, in training with gradients, by membranes ``u`` after the window's last reset.
+
+        active: which neurons fired in the window, boolean, of the shape of ``u``.
+        """
+        if self._moves:
+            move(self, torch.where(active, u.detach(), 0).sum(), active.sum())
+
+    @property
+    def _moves(self) -> bool:
+        return self.training and torch.is_grad_enabled()
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"
 
 
 @torch.no_grad()
