@@ -51,6 +51,10 @@ class RankError(UserError):
     exit_code = 6
 
 
+class Crash(UserError):
+    """A fault of this program, or of a library: not the user's."""
+
+
 class AbsorptionError(UserError):
     """A network contains what threshold absorption cannot make exact."""
 

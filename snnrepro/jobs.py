@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -107,8 +107,10 @@ class _Pool:
             while self.running or (self.queue and not self.signal):
                 while self.queue and not self.signal and len(self.running) < self.at_a_time:
                     self._start(self.queue.pop(0))
+                if self.running:
+                    # A process that ends wakes this up, and so does one that a signal's handler ends.
+                    connection.wait([process.sentinel for process in self.running])
                 self._collect()
-                time.sleep(0.05)
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)

@@ -24,8 +24,8 @@ class LIF(nn.Module):
     ``tau_raw`` are parameters where learnable and buffers where frozen; ``u_init`` is a buffer, so it is
     saved, restored and moved with the model. All three are 0-d and stay float32 (or wider) under autocast.
 
-    The defaults are the paper's baseline, ``neuron=lif``. backend: ``auto`` is what fits the input, the kernels for GPUs,
-    those for CPUs where there is a C++ compiler, else the reference.
+    The defaults are the paper's baseline, ``neuron=lif``. backend: ``auto`` is what fits the input, the kernels for
+    GPUs, those for CPUs where there is a C++ compiler, else the reference.
 
     What other methods change (docs/methods.md), none of it in the paper's own neurons:
     threshold_map: softplus, or tanh (LTMD). input_scale: decay is Eq. 1, ``none`` leaves the current out of the leak,

@@ -32,6 +32,7 @@ from snnrepro.train.guards import StopRequest, all_finite, learned_scalars
 from snnrepro.train.optim import learning_rate, make_optimizer
 from snnrepro.train.progress import Progress, timed
 from snnrepro.train.record import announce, describe, epoch_line, finite_or_none, timing_of
+from snnrepro.train.run_log import run_log
 from snnrepro.train.start_from import start_from
 from snnrepro.train.state import check_state, restore_generators, state_of
 from snnrepro.train.variance import require_samples
@@ -48,7 +49,7 @@ def train(run: RunConfig) -> Record:
     """
     path = run_path(run)
     lock = RunLock(path)
-    with distributed.process_group(run), distributed.entered_on_main(lock):
+    with distributed.process_group(run), distributed.entered_on_main(lock), run_log(path):
         record = distributed.from_main(lambda: read_record(path))
         if record is None:
             record = Trainer(run, path, lambda write: distributed.from_main(lambda: lock.held(write))).fit()

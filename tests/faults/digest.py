@@ -15,6 +15,7 @@ def run_digest(path: Path) -> str:
     sha = hashlib.sha256()
     for name in ("model", "optimizer", "scaler", "rng", "epoch", "step", "best", "final", "totals"):
         _update(sha, name, state[name])
+    _update(sha, "ema", state.get("ema"))
     sha.update((path / "metrics.jsonl").read_bytes())
     return sha.hexdigest()
 
