@@ -23,7 +23,7 @@ from snnrepro.checks import user_path
 from snnrepro.errors import ConfigError
 
 # Keys whose value is free text: characters that Hydra's grammar keeps for itself belong to it.
-TEXT_KEYS = ("dataset.root", "runtime.output_dir", "logger.project", "logger.entity", "logger.group")
+TEXT_KEYS = ("dataset.root", "runtime.output_dir", "init_from", "logger.project", "logger.entity", "logger.group")
 # Where Hydra looks for the user's own options; --config-dir is short for it.
 SEARCH_PATH = "hydra.searchpath"
 # More combinations than anybody trains, and few enough to list.

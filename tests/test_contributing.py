@@ -138,12 +138,18 @@ def test_another_task_fills_a_grid_and_a_table(learn_numbers, tmp_path, capsys, 
 
 
 @pytest.mark.advice("use loss={}")
+@pytest.mark.advice("has none; use augment=crop_flip")
 def test_a_loss_of_another_task_is_refused(learn_numbers):
     with pytest.raises(ConfigError, match=r"loss=ce: learns classes, and task=number numbers; use loss=squared$"):
         compose_run(read([*learn_numbers, "loss=ce"]).overrides)
     assert compose_run(read([*learn_numbers, "loss=squared"]).overrides).loss.name == "squared"
     with pytest.raises(ConfigError, match=r"loss=squared: learns numbers, and .* classes; use loss=ce or"):
         compose_run(read([*learn_numbers, "task=classification", "loss=squared"]).overrides)
+    with pytest.raises(
+        ConfigError, match="augment=timm: mixes classes, and task=number has none; use augment=crop_flip"
+    ):
+        compose_run(read([*learn_numbers, "augment=timm"]).overrides)
+    assert compose_run(read([*learn_numbers, "augment=crop_flip"]).overrides).augment.name == "crop_flip"
 
 
 def test_its_keys_are_checked_and_make_other_runs(words):

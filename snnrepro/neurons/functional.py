@@ -61,8 +61,7 @@ def lif(
             v_threshold, tau = THRESHOLD_MAPS[threshold_map].of_tensor(v_threshold), inverse_sigmoid(tau)
         return lif_reference(x, snapshot(u_init), v_threshold, tau, **dyn._asdict())
     # Any dense layout is one row of memory per step: the axes in memory order, merged.
-    strides = x.stride()
-    order = [0, *sorted(range(1, x.ndim), key=lambda axis: -strides[axis])]
+    order = [0, *_memory_order(x)]
     dense = x.permute(order).contiguous()
     rows = dense.reshape(dense.shape[0], -1)
     arguments = (rows, *_float32(u_init, v_threshold, tau, threshold_map), *dyn, threshold_map, backend)
@@ -73,6 +72,17 @@ def lif(
         o, _, u_sum, active_count, _ = ops.lif(*arguments)
     inverse = sorted(range(x.ndim), key=lambda position: order[position])
     return LIFResult(o.view(timesteps, *dense.shape[1:]).permute(inverse), u_sum, active_count)
+
+
+def _memory_order(x: Tensor) -> list[int]:
+    """Returns the axes of a step by descending stride. By comparisons alone, which torch.compile knows of any size."""
+    strides, order = x.stride(), list(range(1, x.ndim))
+    for last in range(1, len(order)):
+        for i in range(last, 0, -1):
+            if strides[order[i - 1]] >= strides[order[i]]:
+                break
+            order[i - 1], order[i] = order[i], order[i - 1]
+    return order
 
 
 def _fitting(x: Tensor, timesteps: int) -> str:

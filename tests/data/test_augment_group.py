@@ -146,12 +146,14 @@ def test_the_training_accuracy_counts_the_larger_part(tiny):
     assert record["status"] == "done" and record["config"]["augment"]["mixup"] == 0.8
 
 
+@pytest.mark.advice("write it as timm does, such as rand-m9-inc1")
 @pytest.mark.advice("RandAugment and erasing with augment.rand_augment=null augment.erase=0")
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"augment\.rand_augment=m9: write it as timm does"):
         compose_run(["augment=timm", "augment.rand_augment=m9"])
     with pytest.raises(ConfigError, match=r"augment\.erase_with=white: must be one of noise, mean"):
         compose_run(["augment=timm", "augment.erase_with=white"])
+    assert compose_run(["augment=timm", "augment.rand_augment=rand-m9-inc1"]).augment.rand_augment == "rand-m9-inc1"
     with pytest.raises(ConfigError, match="frames of events"):
         compose_run(["augment=timm", "dataset=digits_dvs"])
     run = compose_run(["augment=timm", "dataset=digits_dvs", "augment.rand_augment=null", "augment.erase=0"])

@@ -119,7 +119,7 @@ def test_the_content_names_the_run_not_the_place(tiny, tmp_path, capsys):
     assert main(["evaluate", f"run={run_path(foreign).name}", f"runtime.output_dir={tmp_path}"]) == 0
 
 
-@pytest.mark.advice("{}; give init_from=RUN_ID of a finished run, or a file of weights")
+@pytest.mark.advice("is found by itself; give init_from=RUN_ID or a file")
 @pytest.mark.advice("bring those back, or start another run with init_from")
 @pytest.mark.advice("tensors fits model={}; use its model")
 def test_wrong_weights_are_one_line(tiny, tmp_path, capsys):
