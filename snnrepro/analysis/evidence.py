@@ -1,7 +1,7 @@
 """The runs that claims and figures need: which they are, which exist, and what they left behind."""
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from snnrepro.compose import compose_run
+from snnrepro.compose import compose_run, composer
 from snnrepro.config import RunConfig
 from snnrepro.errors import ConfigError
 from snnrepro.jobs import Job
@@ -63,7 +63,7 @@ def names_like(patterns: Collection[str], scale: str = "mini") -> list[str]:
 
 
 class Jobs:
-    """The jobs of the named runs at one scale: composed when first asked for, because composing takes time.
+    """The jobs of the named runs at one scale: composed when first asked for, together, because composing takes time.
 
     extra: words for every run. Raises ConfigError for an unknown scale or wrong words.
     """
@@ -76,20 +76,31 @@ class Jobs:
         self.output = Path(compose_run(self.extra).runtime.output_dir)
         self._composed: dict[str, RunConfig] = {}
 
+    def of(self, names: Collection[str], seeds: Sequence[int]) -> list[Job]:
+        """Returns the jobs of these runs with these seeds, each run once."""
+        with composer() as make:
+            for name in names:
+                if name not in self._composed:
+                    self._composed[name] = make(self._words(name))
+        # A run may have several names.
+        return list({job.path: job for job in (self[name, seed] for name in names for seed in seeds)}.values())
+
     def __getitem__(self, key: tuple[str, int]) -> Job:
         name, seed = key
-        words = [*self.first, *named_runs(self.scale)[name], *self.extra]
         if name not in self._composed:
-            self._composed[name] = compose_run(words)
+            self.of([name], [seed])
         # A seed changes nothing but itself.
-        return Job([*words, f"seed={seed}"], replace(self._composed[name], seed=seed))
+        return Job([*self._words(name), f"seed={seed}"], replace(self._composed[name], seed=seed))
+
+    def _words(self, name: str) -> list[str]:
+        return [*self.first, *named_runs(self.scale)[name], *self.extra]
 
 
 def jobs_of_claims(jobs: Jobs, only: Collection[str] | None = None) -> list[Job]:
     """Returns the jobs that the claims with these ids ask for, or all claims, each run once."""
     claims = [claim for claim in claims_file()["claims"] if only is None or claim["id"] in only]
     names = names_like([pattern for claim in claims for pattern in claim["needs"]], jobs.scale)
-    return _distinct(jobs[name, seed] for name in names for seed in claims_file()["seeds"])
+    return jobs.of(names, claims_file()["seeds"])
 
 
 def jobs_of_figures(jobs: Jobs, numbers: Collection[str] | None = None) -> list[Job]:
@@ -97,11 +108,7 @@ def jobs_of_figures(jobs: Jobs, numbers: Collection[str] | None = None) -> list[
     patterns = [
         pattern for number, wanted in OF_FIGURES.items() if numbers is None or number in numbers for pattern in wanted
     ]
-    return _distinct(jobs[name, 0] for name in names_like(patterns, jobs.scale))
-
-
-def _distinct(jobs: Iterable[Job]) -> list[Job]:
-    return list({job.path: job for job in jobs}.values())
+    return jobs.of(names_like(patterns, jobs.scale), [0])
 
 
 @dataclass
