@@ -21,7 +21,7 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Returns ``F.batch_norm`` of ``x`` (N, C, H, W), in training over the batch of all ranks together.
+    """Returns ``F.batch_norm`` of ``x`` (N, C, ...), in training over the batch of all ranks together.
 
     Moves ``running_mean`` and ``running_var`` (C,) in training, with the unbiased variance. Same shape and dtype as x.
     """
@@ -38,14 +38,14 @@ def once(momentum: float) -> float:
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns mean and biased variance (C,) of ``x`` (N, C, H, W) over all ranks, and the count; differentiable."""
+    """Returns mean and biased variance (C,) of ``x`` (N, C, ...) over all ranks, and the count; differentiable."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    var, mean = torch.var_mean(wide, (0, *range(2, x.ndim)), correction=0)
     return moments_across_ranks(mean, var, x.numel() // x.shape[1])
 
 
 def update_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
-    """Returns mean and biased variance (C,) of ``x`` (N, C, H, W), in the dtype of the running ones, which it moves."""
+    """Returns mean and biased variance (C,) of ``x`` (N, C, ...), in the dtype of the running ones, which it moves."""
     if x.is_meta:
         # torch's kernel has no form without values.
         return torch.empty_like(running_mean), torch.empty_like(running_var)
@@ -63,11 +63,12 @@ def move_running(
 
 
 def normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Returns ``weight * (x - mean) / sqrt(var + eps) + bias`` per channel of ``x`` (N, C, H, W), in its dtype."""
-
-    def per_channel(row: Tensor) -> Tensor:
-        return row.view(-1, 1, 1)
-
+    """Returns ``weight * (x - mean) / sqrt(var + eps) + bias`` per channel of ``x`` (N, C, ...), in its dtype."""
     scale = (var + eps).rsqrt()
-    y = (x - per_channel(mean)) * per_channel(scale if weight is None else scale * weight)
-    return (y if bias is None else y + per_channel(bias)).to(x.dtype)
+    y = (x - per_channel(mean, x.ndim)) * per_channel(scale if weight is None else scale * weight, x.ndim)
+    return (y if bias is None else y + per_channel(bias, x.ndim)).to(x.dtype)
+
+
+def per_channel(row: Tensor, ndim: int) -> Tensor:
+    """Returns one number per channel (C,) as it meets a tensor (N, C, ...) of ``ndim`` axes."""
+    return row.view(-1, *[1] * (ndim - 2))

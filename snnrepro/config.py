@@ -108,7 +108,7 @@ class NormOption(Option):
         in_range("norm.momentum", self.momentum, 0, 1, open_low=True)
 
     def factory(self, run: "RunConfig") -> Callable[..., "nn.Module"]:
-        """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, H, W)."""
+        """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, ...)."""
         raise NotImplementedError
 
     def of_membrane(self) -> Callable[..., "nn.Module"] | None:

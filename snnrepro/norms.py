@@ -1,4 +1,4 @@
-"""Normalisation of the input current over time and batch. Sequences are (T, B, C, H, W)."""
+"""Normalisation of the input current over time and batch. Sequences are (T, B, C, ...): images, tokens, features."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnrepro.batch_norm import batch_norm, move_running, update_statistics
+from snnrepro.batch_norm import batch_norm, move_running, per_channel, update_statistics
 from snnrepro.collectives import moments_across_ranks, world_size
 from snnrepro.layers import per_step
 from snnrepro.neurons.current import NormalisedCurrent
@@ -14,7 +14,7 @@ from snnrepro.recompute import repeated
 
 
 class TdBN(nn.BatchNorm2d):
-    """Threshold-dependent batch normalisation as the paper uses it: one BatchNorm over T, B, H, W.
+    """Threshold-dependent batch normalisation as the paper uses it: one BatchNorm over all but the channels.
 
     scale: a constant on the normalised value before the affine map; 1 is what the paper and its code run,
         ``alpha * v_threshold`` is the genuine tdBN (Zheng et al., AAAI 2021), see ``make_tdbn``.
@@ -29,14 +29,14 @@ class TdBN(nn.BatchNorm2d):
         self.scale, self.fused = scale, fused
 
     def forward(self, x: Tensor) -> Any:
-        """Returns the normalised sequence, same shape as ``x`` (T, B, C, H, W); where ``fused``, not yet computed."""
+        """Returns the normalised sequence, same shape as ``x`` (T, B, C, ...); where ``fused``, not yet computed."""
         if self.fused:
             return self._deferred(x)
         y = per_step(self._normalise, x)
         if self.scale == 1:
             return y
         # weight * (scale * x_hat) + bias, written on the output of weight * x_hat + bias
-        bias = self.bias.view(-1, 1, 1)
+        bias = per_channel(self.bias, y.ndim - 1)
         return (y - bias) * self.scale + bias
 
     def eval_affine(self) -> tuple[Tensor, Tensor]:

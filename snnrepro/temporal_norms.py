@@ -1,4 +1,4 @@
-"""Norms with parameters or statistics of their own per step: TEBN, TAB, BNTT. Sequences are (T, B, C, H, W).
+"""Norms with parameters or statistics of their own per step: TEBN, TAB, BNTT. Sequences are (T, B, C, ...).
 
 With ``timesteps`` = T at construction, a shorter sequence uses the first rows; a longer one is refused.
 Arithmetic is float32 or wider under autocast; the output has the dtype of the input.
@@ -47,7 +47,7 @@ class _TemporalNorm(nn.Module):
 
 
 class TEBN(_TemporalNorm):
-    """Temporal effective batch norm: ``p[t] * BN(x)[t]``, BN over T, B, H, W (Duan et al., NeurIPS 2022)."""
+    """Temporal effective batch norm: ``p[t] * BN(x)[t]``, BN over all but the channels (Duan et al., NeurIPS 2022)."""
 
     def __init__(self, channels: int, timesteps: int, *, eps: float, momentum: float):
         super().__init__(channels, timesteps, eps=eps, momentum=momentum)
@@ -63,7 +63,7 @@ class TEBN(_TemporalNorm):
         def normalise(y: Tensor) -> Tensor:
             return batch_norm(y, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
-        return (per_step(normalise, x) * self.p[:steps].view(-1, 1, 1, 1, 1)).to(x.dtype)
+        return (per_step(normalise, x) * self.p[:steps].view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
     def eval_affine(self) -> Rows:
         """Returns (scale, shift) in float64, each (T, C): in evaluation mode the norm is x * scale + shift."""
@@ -99,14 +99,14 @@ class BNTT(_TemporalNorm):
 
 
 def _scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Returns ``x * scale + shift`` of x (T, B, C, H, W) and rows (T, C), in one pass forward and one backward."""
+    """Returns ``x * scale + shift`` of x (T, B, C, ...) and rows (T, C), in one pass forward and one backward."""
     zero, one = torch.zeros_like(scale[0]), torch.ones_like(scale[0])
     rows = zip(x, scale, shift, strict=True)
     return torch.stack([F.batch_norm(x_t, zero, one, a, b, False, 0.0, 0.0) for x_t, a, b in rows])
 
 
 class _StepMoments(torch.autograd.Function):
-    """Mean and biased variance (T, C) of every step of x (T, B, C, H, W), by the kernel of batch norm."""
+    """Mean and biased variance (T, C) of every step of x (T, B, C, ...), by the kernel of batch norm."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Rows:
@@ -123,9 +123,9 @@ class _StepMoments(torch.autograd.Function):
 
 
 def cumulative_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns (mean, biased variance), each (T, C), and count (T, 1): row t over the steps 1..t, and B, H, W.
+    """Returns (mean, biased variance), each (T, C), and count (T, 1): row t over steps 1..t, batch and positions.
 
-    x: (T, B, C, H, W), joined along B over ranks. One pass over x, then sums over steps of per-step moments. The
+    x: (T, B, C, ...), joined along B over ranks. One pass over x, then sums over steps of per-step moments. The
     variance is the mean of those within the steps plus that between their means, so nothing cancels where a mean is
     large. Differentiable.
     """

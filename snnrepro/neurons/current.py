@@ -18,7 +18,7 @@ from snnrepro.errors import UserError
 class NormalisedCurrent:
     """``weight * (y - mean) * invstd + bias`` per channel, plus an optional shortcut.
 
-    y: (T, B, C, H, W), or (1, B, C, H, W) for a current that is constant over the window. mean, var, weight, bias:
+    y: (T, B, C, ...), or (1, B, C, ...) for a current that is constant over the window. mean, var, weight, bias:
     float32 (C,). batch_stats: mean and var are those of y itself, and gradients flow through them. share: where they
     are those of the y of several ranks, the part of one value in their mean (0-d).
     """

@@ -130,7 +130,7 @@ def _fusible(x: NormalisedCurrent, timesteps: int, backend: str) -> bool:
     """Returns whether norm and LIF go into one kernel."""
     shortcut = x.shortcut.y if isinstance(x.shortcut, NormalisedCurrent) else x.shortcut
     same = shortcut is None or (shortcut.shape == x.y.shape and shortcut.dtype == x.y.dtype)
-    fits = x.y.ndim == 5 and x.y.dtype in FUSED_DTYPES and x.y.numel() > 0 and x.y.shape[0] in (1, timesteps)
+    fits = x.y.ndim >= 3 and x.y.dtype in FUSED_DTYPES and x.y.numel() > 0 and x.y.shape[0] in (1, timesteps)
     return backend != "reference" and same and fits and x.weight.dtype == torch.float32
 
 
@@ -146,7 +146,7 @@ def _norm_lif(
     shortcut = x.shortcut
     if isinstance(shortcut, NormalisedCurrent) and not _one_kind(x, shortcut):
         shortcut = shortcut.tensor()
-    channels_last = not x.y.is_contiguous() and x.y.permute(0, 1, 3, 4, 2).is_contiguous()
+    channels_last = not x.y.is_contiguous() and x.y.movedim(2, -1).is_contiguous()
 
     def norm(current: NormalisedCurrent) -> tuple[Tensor, ...]:
         return current.mean, current.var, current.weight, current.bias

@@ -4,7 +4,7 @@
 (``batch_stats``), its backward also carries the gradient through them, as batch norm's does; where they came from
 the batches of several ranks, ``share`` is the part of one value in them, and the ranks add up what they contribute.
 
-Sequences are (T, B, C, H, W). The providers see them dense, with ``channels_last`` in memory as (T, B, H, W, C); packed
+Sequences are (T, B, C, ...). The providers see them dense, with ``channels_last`` in memory as (T, B, ..., C); packed
 spikes are (N,), in the order of memory. The flag holds for y, and the others follow it.
 """
 
@@ -23,9 +23,13 @@ def _dense(x: Tensor, channels_last: bool) -> Tensor:
     x = x.resolve_neg()
     if not channels_last:
         return x.contiguous()
-    _, batch, channels, height, width = x.shape
-    row = width * channels
-    strides = (batch * height * row, height * row, 1, row, channels)
+    _, batch, channels, *size = x.shape
+    of_size: list[int] = []
+    stride = channels
+    for length in reversed(size):
+        of_size.insert(0, stride)
+        stride *= length
+    strides = (batch * stride, stride, 1, *of_size)
     return (
         x if x.stride() == strides else torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
     )
@@ -105,7 +109,7 @@ def _empty(y: Tensor, steps: int, channels_last: bool) -> Tensor:
     """Returns a tensor without values of the shape of ``y`` with so many steps, dense."""
     _, batch, channels, *size = y.shape
     if channels_last:
-        return y.new_empty(steps, batch, *size, channels).permute(0, 1, 4, 2, 3)
+        return y.new_empty(steps, batch, *size, channels).movedim(-1, 2)
     return y.new_empty(steps, *y.shape[1:])
 
 
@@ -136,6 +140,6 @@ def _(go, y, spikes, rows, shortcut, *rest):
 norm_lif_gradients = eager_or(norm_lif_gradients_op, _gradients)
 # o alone, without gradient, for the arguments of ``norm_lif``: nothing is kept for a backward.
 norm_lif_infer = eager_or(norm_lif_infer_op, _norm_lif_infer)
-# (o, spikes, u_sum, active_count, rows and scalars for the backward) for y (T or 1, B, C, H, W). mean, var, weight,
+# (o, spikes, u_sum, active_count, rows and scalars for the backward) for y (T or 1, B, C, ...). mean, var, weight,
 # bias: float32 (C,). shortcut: None or of y's shape, added as it is, or normalised where the other four are given.
 norm_lif = differentiable(norm_lif_op, _norm_lif, _context, _gradient)

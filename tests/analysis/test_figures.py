@@ -77,8 +77,7 @@ def test_runs_of_figures_are_made_once(tmp_path, monkeypatch):
 )
 def test_the_sweep_of_a_figure_is_an_experiment(experiment, names):
     swept = {run_id(job.run) for job in expand(parse([f"experiment=figures/{experiment}", "epochs=10"]))}
-    jobs = Jobs("mini", [])
-    assert swept == {run_id(jobs[name, 0].run) for name in names_like(names)}
+    assert swept == {run_id(job.run) for job in Jobs("mini", []).of(names_like(names), [0])}
 
 
 def test_words_replace_what_an_experiment_sweeps():

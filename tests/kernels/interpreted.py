@@ -83,6 +83,22 @@ def test_without_gradients_a_layer_writes_outputs_alone(channels_last, shortcut,
     assert layer.u_init != 0
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 2, 5, 7), (3, 2, 5, 2, 2, 2)], ids=["features", "tokens", "volumes"])
+def test_a_layer_behind_a_norm_at_any_rank(shape, channels_last):
+    x, go = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)) + 0.3
+    if channels_last:
+        x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+    found = []
+    for kind, fused in (("triton", True), ("reference", False)):
+        norm = TdBN(5, eps=1e-5, momentum=0.1, scale=1.0, fused=fused)
+        layer, leaf = make_lif(backend=kind, surrogate="triangular"), x.detach().requires_grad_()
+        o = layer(norm(leaf))
+        found.append([o, *torch.autograd.grad(o, [leaf, norm.weight, layer.v_threshold_raw], go)])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
 def test_operators_without_gradient():
     dyn = (3, "trsg", "triangular", 1.0, "soft", False, None, "triton")
     x, row = torch.randn(3, 10), torch.ones(4)

@@ -33,7 +33,7 @@ from snnrepro.options import FAMILIES, RESETS, SURROGATES
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FEW = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 dynamics = st.builds(
     Dynamics,

@@ -163,7 +163,9 @@ def norm_lif_gradients(
 
 def _inner(x: Tensor, channels_last: bool) -> Tensor:
     """Returns (T, B, C, ...) as it lies in memory, (T, B, C, S) or (T, B, S, C)."""
-    return x.movedim(2, -1).flatten(2, -2) if channels_last else x.flatten(3)
+    if channels_last:
+        return x.movedim(2, -1).flatten(2, -2)
+    return x[..., None] if x.ndim == 3 else x.flatten(3)
 
 
 def _outer(x: Tensor, like: Tensor, channels_last: bool) -> Tensor:
