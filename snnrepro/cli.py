@@ -15,6 +15,7 @@ from snnrepro.ending import answered
 from snnrepro.errors import ConfigError, Stopped, report
 from snnrepro.launch import launched
 from snnrepro.overrides import line, parse
+from snnrepro.plugins import take
 from snnrepro.sweep import conclude, expand, run_sweep
 from snnrepro.system import require_posix
 from snnrepro.train.one import train_one
@@ -66,7 +67,7 @@ def _command(words: list[str]) -> int:
         return 0
     for word in words:
         _require_text(word)
-    command, *rest = words
+    command, *rest = take(words)
     if command not in COMMANDS:
         raise ConfigError(f"{command}: no such command{nearest(command, COMMANDS)}; snnrepro --help lists them")
     if launched() and command != "train":

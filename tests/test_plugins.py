@@ -58,6 +58,41 @@ def test_its_options_train_evaluate_and_sweep_and_the_record_says_whose_they_are
     assert "plugin striped" in call("doctor").stdout
 
 
+def test_a_module_beside_the_user_does_the_same(call, installed, tmp_path):
+    """In runs, in the processes of sweeps, in commands that read runs."""
+    (installed / "striped-1.2.dist-info" / "entry_points.txt").unlink()
+    refused = call("train", *WORDS)
+    assert refused.returncode == 2 and "dataset=stripes" in refused.stderr
+    for file in installed.iterdir():
+        file.rename(tmp_path / file.name)
+    word = "plugins=[striped]"
+    swept = call("train", word, "-m", *WORDS, "norm.shift=0.25,0.5")
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    folders = list((tmp_path / "outputs" / "runs").iterdir())
+    assert len(folders) == 2
+    version = json.loads((folders[0] / "record.json").read_text())["provenance"]["plugins"]["striped"]
+    assert version.startswith("sha256 ")
+    again = call("train", word, *WORDS, "norm.shift=0.5")
+    assert "finished before" in again.stdout, again.stderr
+    assert "equal" in call("evaluate", word, f"run={folders[0].name}").stdout
+    assert "stripes" in call("train", word, "--help").stdout
+    without = call("evaluate", f"run={folders[0].name}")
+    assert without.returncode == 5 and without.stderr.count("\n") == 1 and "must be one of" in without.stderr
+
+
+@pytest.mark.advice("name a module that Python can import from this folder")
+@pytest.mark.advice("names of modules are needed, such as plugins=[my.module]")
+def test_wrong_names_of_modules_are_one_line(call, installed):
+    for word, says in {
+        "plugins=[nosuch.module]": "plugins=[nosuch.module]: ModuleNotFoundError: No module named 'nosuch'",
+        "plugins=[../x.py]": "plugins=[../x.py]: names of modules are needed",
+        "plugins=": "plugins=: names of modules are needed",
+    }.items():
+        result = call("train", word)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1 and says in result.stderr
+    assert call("train", "plugins=[striped]", "--help").returncode == 0
+
+
 @pytest.mark.advice("update it, or remove it: pip uninstall {}")
 def test_one_that_cannot_be_imported_is_one_line(call, installed):
     (installed / "striped" / "__init__.py").write_text("import nosuch_module\n")
