@@ -25,7 +25,7 @@ PARTS = {
                   "tests/neurons/test_lif_properties.py tests/neurons/test_methods.py"),
     "surrogates": ("snnrepro/neurons/surrogates.py", "tests/neurons/test_surrogates.py "
                    "tests/neurons/test_gradcheck.py"),
-    "mp_init": ("snnrepro/neurons/mp_init.py", "tests/neurons/test_mp_init.py"),
+    "mp_init": ("snnrepro/neurons/mp_init.py", "tests/neurons/test_mp_init.py tests/test_library.py"),
     "reparam": ("snnrepro/neurons/reparam.py", "tests/neurons/test_reparam.py"),
     "norms": ("snnrepro/norms.py", "tests/test_norms.py tests/test_layers.py tests/test_membrane_norm.py"),
     "temporal_norms": ("snnrepro/temporal_norms.py", "tests/test_temporal_norms.py"),

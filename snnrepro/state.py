@@ -20,6 +20,9 @@ def unusable(state: Mapping[str, Tensor], model: nn.Module) -> str | None:
         if name.endswith("running_var") and (tensor < 0).any():
             return f"{name}: a variance of {tensor.min().item():g} is negative"
     for name, layer in spiking_layers(model):
+        if f"{name}.v_threshold_raw" not in state:
+            # Of another kind than LIF.
+            continue
         raw, tau_raw = state[f"{name}.v_threshold_raw"], state[f"{name}.tau_raw"]
         v_threshold, tau = THRESHOLD_MAPS[layer.threshold_map].of_tensor(raw), inverse_sigmoid(tau_raw)
         if v_threshold == 0 or not v_threshold.isfinite():

@@ -13,6 +13,7 @@ from conftest import ROOT
 from faults.test_resume import StopAfter
 
 from snnrepro import registry
+from snnrepro.analysis.run import analyse
 from snnrepro.cli import main
 from snnrepro.command_line import read
 from snnrepro.compose import compose_run
@@ -86,6 +87,7 @@ def learn_numbers(words):
     return [*kept, "dataset=digits", "task=number", *small]
 
 
+@pytest.mark.advice("analyses know LIF layers that classify; name runs of these")
 def test_another_task_trains_resumes_evaluates_and_sweeps(learn_numbers, capsys, monkeypatch):
     assert main(["train", *learn_numbers]) == 0
     out = capsys.readouterr().out
@@ -102,6 +104,8 @@ def test_another_task_trains_resumes_evaluates_and_sweeps(learn_numbers, capsys,
     place = f"runtime.output_dir={run.runtime.output_dir}"
     assert main(["evaluate", f"run={run_path(run).name}", "timesteps=1,4", place]) == 0
     assert "equal" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"task\.name=number: analyses know LIF layers that classify"):
+        analyse(run_path(run))
     # Stopped in the middle and resumed it ends where it ended.
     shutil.rmtree(run_path(run))
     monkeypatch.setattr(loop, "StopRequest", StopAfter)

@@ -101,6 +101,9 @@ def test_the_start_of_a_window_keeps_its_value_for_the_backward():
 def test_impossible_values_are_named():
     with pytest.raises(ConfigError, match="beta=0: must be a finite number above 0"):
         MPInit(beta=0)
+    with pytest.raises(ConfigError, match=r"beta=1\.5: must be a finite number above 0 and at most 1"):
+        MPInit(beta=1.5)
+    assert MPInit(beta=1).beta == 1
     with pytest.raises(ValueError, match="surrogate='square' is not one of rectangular"):
         LIF(surrogate="square")(torch.ones(2, 3))
     with pytest.raises(TypeError, match="v_treshold"):

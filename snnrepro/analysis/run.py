@@ -18,7 +18,7 @@ from snnrepro.data.loading import loader
 from snnrepro.data.order import EpochOrder
 from snnrepro.data.sets import Data
 from snnrepro.deploy import absorb
-from snnrepro.errors import AbsorptionError, StorageError
+from snnrepro.errors import AbsorptionError, ConfigError, StorageError
 from snnrepro.runs import is_called, name_of, read_config, read_record
 from snnrepro.runtime import place, set_up
 from snnrepro.train.checkpoint import Checkpoints, load_weights
@@ -42,6 +42,11 @@ def analyse(folder: Path, timesteps: int | None = None) -> Analysis:
     if record["status"] != "done":
         raise StorageError(f"{folder}: the run diverged, its numbers are not finite: nothing to analyse")
     run = read_config(folder)
+    if run.neuron.kind != "lif" or run.task.targets != "classes":
+        raise ConfigError(
+            f"{folder}: neuron.kind={run.neuron.kind}, task.name={run.task.name}: analyses know LIF layers that "
+            "classify; name runs of these"
+        )
     steps = run.timesteps if timesteps is None else timesteps
     file = folder / (FILE if steps == run.timesteps else f"analysis_T{steps}.json")
     if stored.exists(file):

@@ -13,6 +13,7 @@ from snnrepro.neurons.current import NormalisedCurrent, as_tensor
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.functional import lif
 from snnrepro.neurons.ops import NO_TORCHSCRIPT, require_supported, snapshot
+from snnrepro.neurons.protocol import SpikingLayer
 from snnrepro.neurons.reference import LIFResult, lif_reference
 from snnrepro.neurons.reparam import THRESHOLD_MAPS, inverse_sigmoid, raw_of_tau
 
@@ -143,6 +144,11 @@ class LIF(nn.Module):
         return lif_reference(as_tensor(x), snapshot(u_init), self.v_threshold, self.tau, **dynamics, **changed)
 
     @property
+    def output_scale(self) -> Tensor | None:
+        """What a spike is multiplied with in the output: V_thr for trsg."""
+        return self.v_threshold if self.family == "trsg" else None
+
+    @property
     def unsettled(self) -> bool:
         """Whether ``settle`` still has to be called."""
         return self._make_membrane_norm is not None or isinstance(self.u_init, UninitializedParameter)
@@ -191,8 +197,8 @@ class TrSG(LIF):
         super().__init__(**{**method, **changes})
 
 
-def spiking_layers(model: nn.Module) -> Iterator[tuple[str, LIF]]:
-    """Yields (name, layer) for every spiking layer of ``model``, in definition order."""
+def spiking_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yields (name, layer) for every spiking layer of ``model``, see ``SpikingLayer``, in definition order."""
     for name, module in model.named_modules():
-        if isinstance(module, LIF):
+        if isinstance(module, LIF | SpikingLayer):
             yield name, module

@@ -7,14 +7,15 @@ training only; the test loss is the loss over the logits alone.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from snnrepro.collectives import all_sum
-from snnrepro.neurons import LIF, spiking_layers
+from snnrepro.neurons import spiking_layers
+from snnrepro.neurons.protocol import SpikingLayer
 
 
 class Penalty(Protocol):
@@ -24,7 +25,7 @@ class Penalty(Protocol):
     def name(self) -> str:
         """What the measured value is called in the logs."""
 
-    def hook(self, layer: LIF, measured: list) -> RemovableHandle:
+    def hook(self, layer: SpikingLayer, measured: list) -> RemovableHandle:
         """Returns the handle of a hook that appends what it measures at every forward of ``layer``."""
 
     def value(self, measured: list) -> Tensor:
@@ -78,13 +79,13 @@ class FiringRate:
     target: float | None
     name: str = "firing_rate"
 
-    def hook(self, layer: LIF, measured: list) -> RemovableHandle:
+    def hook(self, layer: SpikingLayer, measured: list) -> RemovableHandle:
         """Returns the handle of a hook that appends (spikes, neurons times steps)."""
 
         def count(_layer: nn.Module, _inputs: tuple, o: Tensor) -> None:
             measured.append((spike_count(layer, o), o.numel()))
 
-        return layer.register_forward_hook(count)
+        return cast(nn.Module, layer).register_forward_hook(count)
 
     def value(self, measured: list) -> Tensor:
         """Returns the rate in [0, 1], 0-d."""
@@ -98,17 +99,18 @@ class FiringRate:
         return self.weight * (value if self.target is None else (value - self.target).square())
 
 
-def spike_count(layer: LIF, o: Tensor) -> Tensor:
+def spike_count(layer: SpikingLayer, o: Tensor) -> Tensor:
     """Returns the number of spikes in an output of ``layer``, float32 and 0-d, with the gradient of the spikes S.
 
     trsg emits o = V*S. Dividing by V itself, gradient included, leaves exactly dS/dV: a detached V would leave an
     extra S/V, and the rate would seem to fall by lowering V, which only rescales o.
     """
     spikes = o.sum(dtype=torch.promote_types(o.dtype, torch.float32))
-    if layer.family != "trsg":
+    scale = layer.output_scale
+    if scale is None:
         return spikes
     # V as it went into o: rounded to o's dtype, so that V*S / V is exactly S in half precision too.
-    return spikes / layer.v_threshold.to(o.dtype).to(spikes.dtype)
+    return spikes / scale.to(o.dtype).to(spikes.dtype)
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,14 @@ class MembraneDistance:
     weight: float
     name: str = "rmp"
 
-    def hook(self, layer: LIF, measured: list) -> RemovableHandle:
+    def hook(self, layer: SpikingLayer, measured: list) -> RemovableHandle:
         """Returns the handle of a hook that appends the layer's mean squared distance."""
 
         def measure(_layer: nn.Module, inputs: tuple, options: dict) -> None:
             # Before the forward: after it, u_init has moved.
             measured.append(membrane_distance(layer, *inputs, **options))
 
-        return layer.register_forward_pre_hook(measure, with_kwargs=True)
+        return cast(nn.Module, layer).register_forward_pre_hook(measure, with_kwargs=True)
 
     def value(self, measured: list) -> Tensor:
         """Returns the mean over layers, 0-d."""
@@ -142,7 +144,7 @@ class MembraneDistance:
         return self.weight * progress * value
 
 
-def membrane_distance(layer: LIF, x: Any, timesteps: int | None = None) -> Tensor:
+def membrane_distance(layer: SpikingLayer, x: Any, timesteps: int | None = None) -> Tensor:
     """Returns mean((M / V - S)^2) over steps and neurons, 0-d, for a forward of ``layer`` with these arguments."""
     steps: list[tuple[Tensor, Tensor]] = []
     layer.window(x, timesteps, record=steps)

@@ -102,6 +102,12 @@ def test_shares_of_the_label_are_shares_of_the_image(mixup, cutmix):
     assert not torch.equal(shares[:40], shares[40:])
 
 
+def test_the_pasted_share_is_uniform_up_to_what_the_edges_cut_off():
+    """With alpha 1 half of an image is pasted on average, of which a box around a random centre loses about a third."""
+    shares = MixedSet(colours(), 10, 0, 0, 1.0, None, 0.0).__getitems__([(epoch, 7) for epoch in range(400)])[1]
+    assert 0.58 < shares[:, 7].mean() < 0.72
+
+
 def test_labels_are_smoothed_and_mixing_ends_when_it_is_told_to():
     mixed = MixedSet(colours(), 10, 0, 1.0, 0.0, 3, 0.1)
     images, shares = mixed.__getitems__(KEYS)

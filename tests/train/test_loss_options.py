@@ -128,6 +128,21 @@ def test_the_last_step_alone_predicts_with_lts(tiny):
     assert t.final["loss"] == pytest.approx(F.cross_entropy(logits[-1], test.labels).item(), rel=1e-5)
 
 
+def test_the_logged_training_accuracy_is_the_share_of_the_epoch_in_percent(tiny):
+    t = trainer([*tiny, "epochs=1"])
+    original, correct = t.train_step, []
+
+    def step(batch):
+        measured = original(batch)
+        correct.append(measured["correct"])
+        return measured
+
+    t.train_step = step
+    t.fit()
+    line = json.loads((t.path / "metrics.jsonl").read_text())
+    assert line["train_top1"] == pytest.approx(100 * sum(correct) / len(t.data.train), rel=1e-12)
+
+
 def test_the_training_accuracy_is_that_of_the_readout(tiny):
     words = [*tiny, "timesteps=3", "loss=lts"]
     correct = steps(trainer(words))[0]
