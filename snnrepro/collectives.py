@@ -4,6 +4,8 @@ Every function gives N ranks what one process with the whole batch has, gradient
 sum of what the ranks contribute, and a value that all ranks share sends each of them the sum of its gradients.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,25 +23,25 @@ def rank() -> int:
 
 class _AllSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _AllSum.apply(gradient)
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         gathered = x.new_empty(world_size(), *x.shape)
         dist.all_gather(list(gathered), x.contiguous())
         return gathered
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _AllSum.apply(gradient)[rank()]
 
 

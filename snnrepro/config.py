@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from snnrepro.data.sets import Data
-    from snnrepro.models.parts import Parts
+    from snnrepro.models.parts import MakeNeuron, MakeNorm, Parts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class NeuronOption(Option):
     selector: ClassVar[str] = "kind"
     kind: str = later(as_before="lif")
 
-    def factory(self, run: "RunConfig") -> Callable[..., "nn.Module"]:
+    def factory(self, run: "RunConfig") -> "MakeNeuron":
         """Returns ``make_neuron(**changes)``: every call gives a layer with parameters and buffers of its own."""
         raise NotImplementedError
 
@@ -107,7 +107,7 @@ class NormOption(Option):
         in_range("norm.eps", self.eps, 0, open_low=True)
         in_range("norm.momentum", self.momentum, 0, 1, open_low=True)
 
-    def factory(self, run: "RunConfig") -> Callable[..., "nn.Module"]:
+    def factory(self, run: "RunConfig") -> "MakeNorm":
         """Returns ``make_norm(channels, residual=...) -> norm`` for sequences (T, B, C, ...)."""
         raise NotImplementedError
 

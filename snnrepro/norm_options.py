@@ -12,8 +12,10 @@ from snnrepro.registry import register
 if TYPE_CHECKING:
     from torch import nn
 
+    from snnrepro.models.parts import MakeNorm
 
-def _tdbn(norm: NormOption, run: RunConfig, v_threshold: float | None = None) -> Callable[..., "nn.Module"]:
+
+def _tdbn(norm: NormOption, run: RunConfig, v_threshold: float | None = None) -> "MakeNorm":
     from snnrepro.norms import make_tdbn
     from snnrepro.runtime import resolve_backend
 
@@ -35,7 +37,7 @@ class TdBNOption(NormOption):
                 "add neuron.learn_threshold=false"
             )
 
-    def factory(self, run: RunConfig) -> Callable[..., "nn.Module"]:
+    def factory(self, run: RunConfig) -> "MakeNorm":
         return _tdbn(self, run, getattr(run.neuron, "v_threshold", None) if self.alpha_v_threshold else None)
 
 
@@ -52,7 +54,7 @@ class MPBNOption(NormOption):
                 "loss=rmp: reads membranes a second time, and norm=mpbn would count them twice; use loss=ce"
             )
 
-    def factory(self, run: RunConfig) -> Callable[..., "nn.Module"]:
+    def factory(self, run: RunConfig) -> "MakeNorm":
         return _tdbn(self, run)
 
     def of_membrane(self) -> Callable[..., "nn.Module"]:
@@ -69,7 +71,7 @@ class TemporalOption(NormOption):
         """Returns ``norm(channels, timesteps=..., eps=..., momentum=...)``."""
         raise NotImplementedError
 
-    def factory(self, run: RunConfig) -> Callable[..., "nn.Module"]:
+    def factory(self, run: RunConfig) -> "MakeNorm":
         make = partial(self.make(), timesteps=run.timesteps, eps=self.eps, momentum=self.momentum)
         # Only tdBN asks whether a residual sum follows.
         return lambda channels, residual: make(channels)

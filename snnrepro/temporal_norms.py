@@ -4,6 +4,8 @@ With ``timesteps`` = T at construction, a shorter sequence uses the first rows; 
 Arithmetic is float32 or wider under autocast; the output has the dtype of the input.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,14 +111,14 @@ class _StepMoments(torch.autograd.Function):
     """Mean and biased variance (T, C) of every step of x (T, B, C, ...), by the kernel of batch norm."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Rows:
+    def forward(ctx: Any, x: Tensor) -> Rows:
         zero, one = x.new_zeros(x.shape[2]), x.new_ones(x.shape[2])
         mean, var = zip(*(update_statistics(x_t, zero, one, 0.0) for x_t in x), strict=True)
         ctx.save_for_backward(x, torch.stack(mean))
         return torch.stack(mean), torch.stack(var)
 
     @staticmethod
-    def backward(ctx, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
         scale = grad_var * (2 * x.shape[2] / x[0].numel())
         return _scale_shift(x, scale, grad_mean * (x.shape[2] / x[0].numel()) - scale * mean)

@@ -4,7 +4,7 @@ The rules are those of syops, see ``RULE``. What a layer reads follows from what
 happens to see: a black image, or event frames of zeros and ones, are no spikes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def count_operations(network: Any, batches: Iterable[Tensor], timesteps: int) ->
     samples = 0
     reads = _reads(network)
 
-    def weighted(name: str):
+    def weighted(name: str) -> Callable:
         read, kind = reads[name], "MAC" if reads[name] == _DENSE else "AC"
 
         def hook(module: nn.Module, inputs: tuple, options: dict, output: Tensor) -> None:
@@ -63,7 +63,7 @@ def count_operations(network: Any, batches: Iterable[Tensor], timesteps: int) ->
 
         return hook
 
-    def neuron(name: str):
+    def neuron(name: str) -> Callable:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             entry = layers.setdefault(name, {"operations": 0.0, "spikes": 0.0, "inputs": 0, "kind": "neuron"})
             entry["operations"] += output.numel()

@@ -138,7 +138,7 @@ class Recorder:
         self.model = model
 
     def __enter__(self) -> Self:
-        def hook(record: LayerRecord):
+        def hook(record: LayerRecord) -> Callable:
             return lambda layer, inputs, options: record.add(lambda: windows(layer, *inputs, **options))
 
         self._handles = [

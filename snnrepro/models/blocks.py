@@ -1,11 +1,10 @@
 """What the residual networks share: their blocks, and the head that averages. Sequences are (T, B, C, H, W)."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnrepro.layers import make_classifier, per_step
+from snnrepro.models.parts import MakeDropout, MakeNeuron, MakeNorm
 from snnrepro.options import CONNECTS
 
 
@@ -34,7 +33,7 @@ class BasicBlock(nn.Module):
     The identity shortcut therefore adds spikes (V*S under trsg) to a current.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, make_neuron: Callable, make_norm: Callable):
+    def __init__(self, in_channels: int, channels: int, stride: int, make_neuron: MakeNeuron, make_norm: MakeNorm):
         super().__init__()
         self.conv1 = conv(in_channels, channels, 3, stride)
         self.norm1 = make_norm(channels, residual=False)
@@ -58,7 +57,7 @@ class BasicBlock(nn.Module):
 class PooledHead(nn.Module):
     """Global average, one linear layer per step."""
 
-    def __init__(self, channels: int, num_classes: int, make_dropout: Callable):
+    def __init__(self, channels: int, num_classes: int, make_dropout: MakeDropout):
         super().__init__()
         self.dropout = make_dropout()
         self.fc = make_classifier(channels, num_classes)
@@ -79,8 +78,8 @@ class SEWBlock(nn.Module):
         in_channels: int,
         channels: int,
         stride: int,
-        make_neuron: Callable,
-        make_norm: Callable,
+        make_neuron: MakeNeuron,
+        make_norm: MakeNorm,
         *,
         connect: str,
     ):

@@ -3,11 +3,12 @@
 Sequences are (T, B, C, H, W). Five spiking layers, six with ``fc_spike``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from snnrepro.layers import make_classifier, per_step
+from snnrepro.models.parts import MakeDropout, MakeNeuron, MakeNorm
 from snnrepro.models.stem import Stem
 
 
@@ -20,7 +21,7 @@ def _conv(in_channels: int, channels: int) -> nn.Conv2d:
 class ConvUnit(nn.Module):
     """Conv, norm, LIF."""
 
-    def __init__(self, in_channels: int, channels: int, make_neuron: Callable, make_norm: Callable):
+    def __init__(self, in_channels: int, channels: int, make_neuron: MakeNeuron, make_norm: MakeNorm):
         super().__init__()
         self.conv = _conv(in_channels, channels)
         self.norm = make_norm(channels, residual=False)
@@ -49,9 +50,9 @@ class CNN7(nn.Module):
         fc_spike: bool,
         timesteps: int,
         mean_over_time: bool,
-        make_dropout: Callable,
-        make_neuron: Callable,
-        make_norm: Callable,
+        make_dropout: MakeDropout,
+        make_neuron: MakeNeuron,
+        make_norm: MakeNorm,
     ):
         super().__init__()
         if min(in_shape[1:]) < 8:

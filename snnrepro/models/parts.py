@@ -2,9 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
+
+
+class MakeNeuron(Protocol):
+    """Makes a spiking layer, see ``neurons/protocol.py``; changes: what is otherwise in this one."""
+
+    def __call__(self, **changes: Any) -> nn.Module: ...
+
+
+class MakeNorm(Protocol):
+    """Makes a norm of sequences (T, B, C, ...); residual: whether it feeds a residual sum."""
+
+    def __call__(self, channels: int, residual: bool) -> nn.Module: ...
+
+
+MakeDropout = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +34,9 @@ class Parts:
     num_classes: int
     timesteps: int
     mean_over_time: bool
-    make_neuron: Callable[..., nn.Module]
-    make_norm: Callable[..., nn.Module]
-    make_dropout: Callable[[], nn.Module]
+    make_neuron: MakeNeuron
+    make_norm: MakeNorm
+    make_dropout: MakeDropout
 
     def arguments(self) -> dict[str, Any]:
         """Returns them by name, as a network takes them."""

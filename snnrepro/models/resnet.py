@@ -1,6 +1,7 @@
 """What the residual networks have in common: stem, stages of blocks, a head with a linear layer ``fc`` at its end."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,14 +26,19 @@ class ResNet(nn.Module):
         self.num_classes, self.num_features = num_classes, num_features
 
     def _add_stages(
-        self, make_block: Callable, channels: int, widths: Sequence[int], blocks: Sequence[int], *factories: Callable
+        self,
+        make_block: Callable[..., nn.Module],
+        channels: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        *make: Any,
     ) -> None:
         """Adds ``layer1``, ``layer2``, ...: every stage but the first begins with stride 2."""
         for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
             units = []
             for block in range(depth):
                 stride = 2 if stage > 1 and block == 0 else 1
-                units.append(make_block(channels, width, stride, *factories))
+                units.append(make_block(channels, width, stride, *make))
                 channels = width
             self.add_module(f"layer{stage}", nn.Sequential(*units))
         self.stages = len(blocks)

@@ -4,12 +4,13 @@ Sequences are (T, B, C, H, W). Layers carry the released names: ``sn1`` in the s
 ``layer{1,2,3}.{block}.sn{1,2}``: 17 spiking layers with the default blocks (3, 3, 2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from snnrepro.layers import make_classifier, per_step
 from snnrepro.models.blocks import BasicBlock, PooledHead, conv
+from snnrepro.models.parts import MakeDropout, MakeNeuron, MakeNorm
 from snnrepro.models.resnet import ResNet
 from snnrepro.models.stem import Stem
 from snnrepro.options import HEADS
@@ -18,7 +19,9 @@ from snnrepro.options import HEADS
 class _TetHead(nn.Module):
     """Global average, linear, LIF, linear (the head of TET's and tdBN's ResNet-19)."""
 
-    def __init__(self, channels: int, hidden: int, num_classes: int, make_dropout: Callable, make_neuron: Callable):
+    def __init__(
+        self, channels: int, hidden: int, num_classes: int, make_dropout: MakeDropout, make_neuron: MakeNeuron
+    ):
         super().__init__()
         self.dropout1, self.dropout2 = make_dropout(), make_dropout()
         self.fc1 = nn.Linear(channels, hidden)
@@ -33,7 +36,7 @@ class _TetHead(nn.Module):
 class _TebnHead(nn.Module):
     """2x2 average, flatten, two linear layers without a neuron between them (TEBN's and TAB's head)."""
 
-    def __init__(self, features: int, hidden: int, num_classes: int, make_dropout: Callable):
+    def __init__(self, features: int, hidden: int, num_classes: int, make_dropout: MakeDropout):
         super().__init__()
         self.pool = nn.AvgPool2d(2)
         self.dropout1, self.dropout2 = make_dropout(), make_dropout()
@@ -66,9 +69,9 @@ class ResNet19(ResNet):
         hidden: int,
         timesteps: int,
         mean_over_time: bool,
-        make_dropout: Callable,
-        make_neuron: Callable,
-        make_norm: Callable,
+        make_dropout: MakeDropout,
+        make_neuron: MakeNeuron,
+        make_norm: MakeNorm,
     ):
         features = {"num_classes": num_classes, "num_features": widths[-1]}
         super().__init__(**features, timesteps=timesteps, mean_over_time=mean_over_time)
@@ -79,7 +82,16 @@ class ResNet19(ResNet):
         self._add_stages(BasicBlock, stem_width, widths, blocks, make_neuron, make_norm)
         self.head = self._make_head(head, widths[-1], in_shape, hidden, num_classes, make_dropout, make_neuron)
 
-    def _make_head(self, head, channels, in_shape, hidden, num_classes, make_dropout, make_neuron) -> nn.Module:
+    def _make_head(
+        self,
+        head: str,
+        channels: int,
+        in_shape: Sequence[int],
+        hidden: int,
+        num_classes: int,
+        make_dropout: MakeDropout,
+        make_neuron: MakeNeuron,
+    ) -> nn.Module:
         if head == "official":
             return PooledHead(channels, num_classes, make_dropout)
         if head == "tet":

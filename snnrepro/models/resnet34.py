@@ -4,12 +4,13 @@ Sequences are (T, B, C, H, W). ``sn1`` in the stem, then ``layer{1..4}.{block}.s
 ``shortcut_sn``: 33 and 36 spiking layers with the default blocks (3, 4, 6, 3).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from torch import nn
 
 from snnrepro.models.blocks import BasicBlock, PooledHead, SEWBlock, conv
+from snnrepro.models.parts import MakeDropout, MakeNeuron, MakeNorm
 from snnrepro.models.resnet import ResNet
 from snnrepro.models.stem import Stem
 from snnrepro.options import STEMS
@@ -37,9 +38,9 @@ class ResNet34(ResNet):
         tie_thresholds: bool,
         timesteps: int,
         mean_over_time: bool,
-        make_dropout: Callable,
-        make_neuron: Callable,
-        make_norm: Callable,
+        make_dropout: MakeDropout,
+        make_neuron: MakeNeuron,
+        make_norm: MakeNorm,
     ):
         features = {"num_classes": num_classes, "num_features": widths[-1]}
         super().__init__(**features, timesteps=timesteps, mean_over_time=mean_over_time)

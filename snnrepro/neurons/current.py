@@ -109,7 +109,7 @@ class NormalisedCurrent:
         return getattr(self.tensor(), name)
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def plain(value: Any) -> Any:
             if isinstance(value, NormalisedCurrent):
                 return value.tensor()

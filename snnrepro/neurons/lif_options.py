@@ -1,6 +1,5 @@
 """The keys of LIF neurons, and of the shapes of their surrogate gradient."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from snnrepro.options import FAMILIES, INPUT_SCALES, RESETS, SURROGATES, THRESHO
 from snnrepro.registry import register
 
 if TYPE_CHECKING:
-    from torch import nn
+    from snnrepro.models.parts import MakeNeuron
 
 register("surrogate", *SURROGATES)(SurrogateOption)
 
@@ -72,7 +71,7 @@ class LIFOption(NeuronOption):
                 f"runtime.backend={run.runtime.backend}: neuron.smoothing needs runtime.backend=reference"
             )
 
-    def factory(self, run: RunConfig) -> Callable[..., "nn.Module"]:
+    def factory(self, run: RunConfig) -> "MakeNeuron":
         from snnrepro.neurons import LIF
         from snnrepro.runtime import resolve_backend
 

@@ -70,7 +70,7 @@ def _gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(y.new_empty(0) if gradient is None else gradient for gradient in found)
 
 
-def _context(ctx, inputs, output):
+def _context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
     y, _, _, _, _, shortcut, *norm2 = inputs[:10]
     ctx.flags = (shortcut is not None, norm2[0] is not None)
     ctx.tail = inputs[15:]
@@ -78,7 +78,7 @@ def _context(ctx, inputs, output):
     ctx.save_for_backward(y, statistics_context(ctx, output), rows, shortcut, scalars, inputs[13])
 
 
-def _gradient(ctx, go, *_):
+def _gradient(ctx: Any, go: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     has_shortcut, has_norm2 = ctx.flags
     # Of share and eps, and of what is not a tensor.
     none = (None,) * (2 + len(ctx.tail))
@@ -114,12 +114,12 @@ def _empty(y: Tensor, steps: int, channels_last: bool) -> Tensor:
 
 
 @norm_lif_infer_op.register_fake
-def _(y, *rest):
+def _(y: Tensor, *rest: Any) -> Tensor:
     return _empty(y, rest[16], rest[15])
 
 
 @norm_lif_op.register_fake
-def _(y, mean, *rest):
+def _(y: Tensor, mean: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     channels_last, timesteps = rest[14:16]
     left = fake_forward(y.flatten(1), timesteps)
     rows = mean.new_empty(4 if rest[4] is None else 8, len(mean))
@@ -127,7 +127,7 @@ def _(y, mean, *rest):
 
 
 @norm_lif_gradients_op.register_fake
-def _(go, y, spikes, rows, shortcut, *rest):
+def _(go: Tensor, y: Tensor, spikes: Tensor, rows: Tensor, shortcut: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     channels_last = rest[3]
     channel, absent = rows.new_empty(rows.shape[1]), y.new_empty(0)
     second = [torch.empty_like(channel) if len(rows) == 8 else y.new_empty(0) for _ in range(2)]

@@ -89,7 +89,7 @@ def differentiable(operator: CustomOpDef, function: Callable, context: Callable,
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, *inputs):
+        def forward(ctx: Any, *inputs: Any) -> Any:
             output = function(*inputs)
             context(ctx, inputs, output)
             return output
@@ -106,7 +106,7 @@ def fake_forward(x: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor, Ten
     return x.new_empty(timesteps, *x.shape[1:]), spikes, u_sum, active_count
 
 
-def statistics_context(ctx, output) -> Tensor:
+def statistics_context(ctx: Any, output: Sequence[Tensor]) -> Tensor:
     """Marks all but o as without gradient, and returns the packed spikes, for the backward."""
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -131,12 +131,12 @@ def _lif_backward(go: Tensor, x: Tensor, spikes: Tensor, scalars: Tensor, *rules
     return gx, raw_gradients(gscalars, scalars, rules[-2])
 
 
-def _context(ctx, inputs, output):
+def _context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
     x, _, _, _, *ctx.rules = inputs
     ctx.save_for_backward(x, statistics_context(ctx, output), output[-1])
 
 
-def _gradient(ctx, go, *_):
+def _gradient(ctx: Any, go: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     none = (None,) * len(ctx.rules)
     if go is None:
         return (None,) * 4 + none

@@ -31,7 +31,7 @@ With a norm in front the current is ``y * scale + shift`` per channel, plus an o
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,13 +56,13 @@ class _Spike(torch.autograd.Function):
     """Forward: the comparison made by the caller. Backward: f'(z)."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, fires: Tensor, surrogate: Surrogate, gamma: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, fires: Tensor, surrogate: Surrogate, gamma: float) -> Tensor:
         ctx.save_for_backward(z)
         ctx.surrogate, ctx.gamma = surrogate, gamma
         return fires.to(z.dtype)
 
     @staticmethod
-    def backward(ctx, grad_s: Tensor):
+    def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, None, None, None]:
         (z,) = ctx.saved_tensors
         return grad_s * ctx.surrogate.derivative(z, ctx.gamma), None, None, None
 

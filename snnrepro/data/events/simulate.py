@@ -112,7 +112,15 @@ def record(images: np.ndarray, index: np.ndarray, seed: int, camera: Camera) -> 
     return [in_order(*(values[part] for values in events)) for part in np.split(order, ends)]
 
 
-def _crossings(before, now, memory, darker, brighter, start: float, duration: float) -> list[tuple[np.ndarray, ...]]:
+def _crossings(
+    before: np.ndarray,
+    now: np.ndarray,
+    memory: np.ndarray,
+    darker: np.ndarray,
+    brighter: np.ndarray,
+    start: float,
+    duration: float,
+) -> list[tuple[np.ndarray, ...]]:
     """Moves ``memory`` by whole thresholds towards ``now``; returns (recording, t, x, y, p) of every crossing."""
     found: list[tuple[np.ndarray, ...]] = []
     for bright, threshold in ((True, brighter), (False, darker)):
