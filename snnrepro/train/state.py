@@ -1,7 +1,7 @@
 """What a training run's checkpoint holds, and whether a run can go on from it."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import Any, NotRequired, Protocol
 
 import torch
 from torch import nn
@@ -18,9 +18,7 @@ from snnrepro.runtime import restore_rng, rng_state, same_generators, seed_all
 from snnrepro.state import unusable
 from snnrepro.stored import Count, Fault, Kind, Name, NotNegative, exact, open_ended
 from snnrepro.tasks.base import TaskOption
-
-if TYPE_CHECKING:
-    from snnrepro.train.loop import Trainer
+from snnrepro.train.average import Average
 
 
 @exact
@@ -82,7 +80,19 @@ _KEPT = {
 STATE: Kind[TrainState] = Kind(TrainState, "", upgrade=lambda content, _: {"lines": None, **content})
 
 
-def state_of(trainer: "Trainer") -> dict[str, Any]:
+class Trained(Protocol):
+    """What of a trainer is saved."""
+
+    id: str
+    model: nn.Module
+    average: Average | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    timing: dict[str, float]
+    lines: list[str]
+
+
+def state_of(trainer: Trained) -> dict[str, Any]:
     """Returns the ``TrainState`` of a run, with the random generators of all ranks; every rank has to ask."""
     return {
         "run": trainer.id,
