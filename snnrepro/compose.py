@@ -76,7 +76,9 @@ def groups(folders: tuple[str, ...] = ()) -> dict[str, list[str]]:
 
 
 def _folders_of_plugins() -> list[str]:
-    return [str(plugin.folder) for plugin in plugins() if plugin.folder]
+    # Modules that lie side by side have one, and one in a checkout of this project has its own.
+    found = dict.fromkeys(plugin.folder.resolve() for plugin in plugins() if plugin.folder)
+    return [str(folder) for folder in found if folder != CONFIG_DIR.resolve()]
 
 
 class _PathOfPlugins(SearchPathPlugin):

@@ -79,8 +79,9 @@ def _installed(entry: EntryPoint) -> tuple[ModuleType, Plugin]:
 
 
 def _beside(name: str) -> tuple[ModuleType, Plugin]:
+    # Last: a file beside the user must not stand in for a module of Python's.
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     try:
         module = import_module(name)
     except Exception as error:

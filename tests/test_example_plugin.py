@@ -142,6 +142,13 @@ def test_the_neuron_is_its_equations(ds_atgo, width_from, scale):
     np.testing.assert_array_equal((0.2 * 0 + x[0] >= before[0].item()).astype(float), spikes[0].detach().numpy())
 
 
+def test_it_integrates_in_float32(ds_atgo):
+    x = 2 * torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
+    layer, steps = ds_atgo(timesteps=3), []
+    layer.window(x.bfloat16(), record=steps)
+    assert steps[2][0].dtype == torch.float32 and layer(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_its_firing_rate_is_that_of_the_theorem(ds_atgo):
     """A normal membrane exceeds its mean plus deviation in 15.87 % of the neurons, whatever both are."""
     for mean, deviation in ((0.0, 1.0), (-3.0, 0.2), (5.0, 10.0)):

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import command, env
+from conftest import ROOT, command, env
 from test_contributing import FILES
 
 pytestmark = pytest.mark.slow
@@ -78,6 +78,20 @@ def test_a_module_beside_the_user_does_the_same(call, installed, tmp_path):
     assert "stripes" in call("train", word, "--help").stdout
     without = call("evaluate", f"run={folders[0].name}")
     assert without.returncode == 5 and without.stderr.count("\n") == 1 and "must be one of" in without.stderr
+
+
+def test_a_module_in_a_checkout_of_this_project_and_two_side_by_side(installed, tmp_path):
+    """The folder configs beside them is this project's, or that of both."""
+    (installed / "striped-1.2.dist-info" / "entry_points.txt").unlink()
+    for name in ("configs", "snnrepro"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text("")
+    words = command("train", "plugins=[one,two]", "--cfg", "job")
+    result = subprocess.run(
+        words, env=env() | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and "crop_flip" in result.stdout, result.stderr
 
 
 @pytest.mark.advice("name a module that Python can import from this folder")

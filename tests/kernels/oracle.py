@@ -8,17 +8,14 @@ from torch import Tensor
 from snnrepro.neurons import norm_ops
 from snnrepro.neurons.dynamics import Dynamics
 from snnrepro.neurons.reference import LIFResult, lif_reference
-from snnrepro.options import SURROGATES
+from snnrepro.options import FAMILIES, RESETS, SURROGATES
 
 EPS = 1e-2
-# Every pair of a surrogate with a family, a reset and a detached reset, in two libraries for each surrogate; the
-# equations know no more than pairs of them. Then windows around the sizes of the packed spikes.
+# Every pair of a surrogate, a family, a reset and a detached reset; the equations know no more than pairs of them.
 RULES = [
-    Dynamics(3, family, surrogate, gamma, reset, (i + j) % 2 == 0)
+    Dynamics(3, family, surrogate, (0.7, 1.3, 1.0)[j], RESETS[(i + j) % 2], (i // 2 + j) % 2 == 0)
     for i, surrogate in enumerate(SURROGATES)
-    for j, (family, reset, gamma) in enumerate(
-        [(("trsg", "as_sg", "rs_sg")[i % 3], "soft", 0.7), (("rs_sg", "trsg", "as_sg")[i % 3], "hard", 1.3)]
-    )
+    for j, family in enumerate(FAMILIES)
 ]
 # Of gradients: rounding in the course of a window, or of the result to the dtype.
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}

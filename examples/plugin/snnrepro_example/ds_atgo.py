@@ -76,13 +76,14 @@ class DSATGO(nn.Module):
             raise ConfigError(
                 f"timesteps={steps}: neuron=ds_atgo was made for {len(self.running_threshold)} steps; use at most these"
             )
-        u, outputs = torch.zeros_like(x[0]), []
+        state = torch.promote_types(x.dtype, torch.float32)
+        u, outputs = torch.zeros_like(x[0], dtype=state), []
         for t, current in enumerate(x.expand(steps, *x.shape[1:])):
-            m = self.decay * u + current
+            m = self.decay * u + current.to(state)
             v, k = self._threshold_and_width(m.detach(), t, move)
             s = _Spike.apply(m, v, k)
             u = m * (1 - s)
-            outputs.append(s)
+            outputs.append(s.to(x.dtype))
             if record is not None:
                 record.append((m, s))
         return LIFResult(torch.stack(outputs), None, None)

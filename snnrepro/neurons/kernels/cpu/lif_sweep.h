@@ -26,7 +26,7 @@ constexpr int T = TIMESTEPS;
 using Value = VALUE;
 using Bits = std::conditional_t<T <= 8, uint8_t, std::conditional_t<T <= 16, int16_t, int32_t>>;
 
-// compiled.py packs it field by field. What is absent is null.
+// backend.py packs it field by field. What is absent is null.
 struct Call {
   int64_t rows, run, channels;
   int32_t threads, constant;                // constant: x and shortcut have one step, shown T times
