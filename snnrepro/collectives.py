@@ -21,6 +21,11 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def of_other_rank(error: BaseException) -> bool:
+    """Returns whether an error says that another rank was lost: NCCL's have a class of their own, gloo's have not."""
+    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 class _AllSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from snnrepro.collectives import rank, world_size
+from snnrepro.collectives import of_other_rank, rank, world_size
 from snnrepro.config import RunConfig
 from snnrepro.config_values import to_plain
 from snnrepro.errors import ConfigError, RankError, UserError
@@ -113,8 +113,7 @@ def _naming_lost_ranks(store: Any, number: int, world: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # NCCL's errors have a class of their own, gloo's are plain RuntimeErrors.
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not of_other_rank(error):
             raise
         # torchrun asks the ranks that are left to end as soon as one has: not before they have said why.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import Any, TextIO
 
-from snnrepro.collectives import rank
+from snnrepro.collectives import of_other_rank, rank
 from snnrepro.errors import Crash, UserError, shortage
 
 FILE = "run.log"
@@ -51,7 +51,8 @@ def run_log(path: Path) -> Iterator[None]:
             raise
         except Exception as error:
             _write(log, f"rank {rank()}: {''.join(traceback.format_exception(error))}")
-            if shortage(error) is not None or isinstance(error, OSError):
+            if shortage(error) is not None or isinstance(error, OSError) or of_other_rank(error):
+                # Said in words of their own further out.
                 raise
             first = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise Crash(f"{first}; the traceback is in {path / FILE}") from error

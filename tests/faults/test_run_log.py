@@ -40,6 +40,13 @@ def test_a_crash_is_one_line_and_its_traceback_is_in_the_log(tiny, log, capsys, 
     assert main(["train", *tiny]) == 0, "the same command goes on"
 
 
+def test_the_loss_of_another_rank_is_not_called_a_crash(tmp_path):
+    error = RuntimeError("[gloo/pair.cc:561] Connection closed by peer")
+    with pytest.raises(RuntimeError) as caught, run_log.run_log(tmp_path):
+        raise error
+    assert caught.value is error and "closed by peer" in (tmp_path / "run.log").read_text()
+
+
 def test_a_users_error_and_a_stop_are_its_last_line(tiny, log, capsys, monkeypatch):
     (log.parent / "checkpoints").mkdir(parents=True)
     for suffix in ("pt", "json"):
