@@ -62,7 +62,6 @@ def faults(source: str) -> Iterator[tuple[int, str]]:
 def _sites(tree: ast.AST) -> Iterator[tuple]:
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in _SWAPS:
-            # What types are joined by, and paths, is no arithmetic.
             yield node, lambda node=node: setattr(node, "op", _SWAPS[type(node.op)]())
         elif isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
             yield node, lambda node=node: node.ops.__setitem__(0, _SWAPS[type(node.ops[0])]())
@@ -86,12 +85,12 @@ def main() -> int:
         path = PARTS[part][0]
         known = [(part, line, text) for line, text in faults((HERE / path).read_text())]
         chosen += random.Random(f"{SEED} {path}").sample(known, min(len(known), -(-count // len(parts))))
-    survived = 0
+    chosen, survived = chosen[:count], 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(copy)], cwd=HERE, check=True)
         try:
-            for part, line, text in chosen[:count]:
+            for part, line, text in chosen:
                 killed, seconds = _killed(copy, part, text)
                 survived += not killed
                 was = (HERE / PARTS[part][0]).read_text().splitlines()[line - 1].strip()
@@ -101,7 +100,7 @@ def main() -> int:
                 )
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(copy)], cwd=HERE, check=True)
-    print(f"{len(chosen[:count]) - survived} of {len(chosen[:count])} killed")
+    print(f"{len(chosen) - survived} of {len(chosen)} killed")
     return int(survived > 0)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from snnrepro import registry
-from snnrepro.checks import in_range, one_of
+from snnrepro.checks import in_range, one_of, user_path
 from snnrepro.errors import ConfigError
 from snnrepro.execution import RuntimeConfig
 from snnrepro.options import SCHEDULE_PERIODS, SCHEDULES
@@ -35,6 +35,11 @@ class DatasetOption(Option):
     embedded: ClassVar[bool] = False
     events: ClassVar[bool] = False
     name: str
+
+    def __post_init__(self) -> None:
+        root = getattr(self, "root", None)
+        if root is not None:
+            setattr(self, "root", user_path("dataset.root", root))  # noqa: B010 - of the options that have it
 
     def load(self, *, seed: int, timesteps: int) -> "Data":
         """Returns train and test sets; seed: of the augmentation. Raises DataError for missing or damaged files."""
@@ -132,8 +137,8 @@ class OptimizerOption(Option):
     def __post_init__(self) -> None:
         one_of("optimizer.schedule", self.schedule, SCHEDULES)
         one_of("optimizer.schedule_per", self.schedule_per, SCHEDULE_PERIODS)
-        in_range("optimizer.min_lr", self.min_lr, 0, self.lr)
         in_range("optimizer.lr", self.lr, 0, open_low=True)
+        in_range("optimizer.min_lr", self.min_lr, 0, self.lr)
         in_range("optimizer.weight_decay", self.weight_decay, 0)
         in_range("optimizer.neuron_weight_decay", self.neuron_weight_decay, 0)
         in_range("optimizer.warmup_epochs", self.warmup_epochs, 0)

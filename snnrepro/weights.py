@@ -6,7 +6,7 @@ from snnrepro import io, stored
 from snnrepro.checks import nearest
 from snnrepro.errors import StorageError
 
-# Of a file of weights; 8 GiB, twice the largest network that fits a training machine of this project's kind.
+# Of a file of weights, in bytes.
 LARGEST = 1 << 33
 _REPAIR = "give init_from=RUN_ID of a finished run, or a file of weights"
 
@@ -22,10 +22,11 @@ def weights_file(name: str, output_dir: str) -> Path:
     if not stored.exists(folder / "record.json"):
         known = [path.name for path in stored.listed(folder.parent) if stored.exists(path / "record.json")]
         raise StorageError(f"init_from={name}: no finished run in {folder.parent}{nearest(name, known)}; {_REPAIR}")
-    files = sorted((folder / "checkpoints").glob("*.pt"), key=lambda file: (len(file.name), file.name))
+    # One without its digest beside it does not exist, see train/checkpoint.py.
+    files = [file for file in (folder / "checkpoints").glob("*.pt") if file.with_suffix(".json").exists()]
     if not files:
         raise StorageError(f"init_from={name}: {folder / 'checkpoints'} holds no checkpoint; {_REPAIR}")
-    return files[-1]
+    return max(files, key=lambda file: (len(file.name), file.name))
 
 
 def digest_of(file: Path) -> str:

@@ -51,6 +51,13 @@ def command(*words: str, through: Sequence[str] = ()) -> list[str]:
     return [sys.executable, *through, "-m", "snnrepro", *words]
 
 
+def with_on_path(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """Runs ``python -m snnrepro WORDS`` in ``folder``, with what is installed in ``site``."""
+    own = env()
+    own["PYTHONPATH"] = os.pathsep.join([str(site), own["PYTHONPATH"]])
+    return subprocess.run(command(*words), env=own, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
 def without(words: Sequence[str], *keys: str) -> list[str]:
     """Returns the words without those about ``keys``, which another option does not have."""
     return [word for word in words if word.partition("=")[0] not in keys]

@@ -2,15 +2,15 @@
 
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, env
+from conftest import ROOT, with_on_path
 from PIL import Image
 
 from snnrepro import registry
@@ -43,12 +43,7 @@ def call(installed, tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{number}.png")
 
-    def run(*words):
-        own = env()
-        own["PYTHONPATH"] = os.pathsep.join([str(installed), own["PYTHONPATH"]])
-        return subprocess.run(command(*words), env=own, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-
-    return run
+    return partial(with_on_path, installed, tmp_path)
 
 
 WORDS = ["dataset=folders", "dataset.root=images", "neuron=ds_atgo", "runtime.threads=1", "epochs=6"]

@@ -1,12 +1,12 @@
 """A distribution beside the package brings options; not a line of the package changes."""
 
 import json
-import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, env
+from conftest import ROOT, command, env, with_on_path
 from test_contributing import FILES
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,7 @@ def installed(tmp_path):
 
 @pytest.fixture
 def call(installed, tmp_path):
-    def run(*words):
-        own = env()
-        own["PYTHONPATH"] = os.pathsep.join([str(installed), own["PYTHONPATH"]])
-        return subprocess.run(command(*words), env=own, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    return run
+    return partial(with_on_path, installed, tmp_path)
 
 
 WORDS = ["dataset=stripes", "norm=shift", "neuron=halved", "runtime.threads=1", "runtime.backend=reference"]

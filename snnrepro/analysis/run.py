@@ -70,7 +70,8 @@ def _read(file: Path, id: str, own: int, steps: int) -> Analysis:
 def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
     device = set_up(run.runtime, run.seed)
     data = build_dataset(run)
-    model = build_model(run, in_shape=data.in_shape, num_classes=build_task(run).num_outputs(data))
+    task = build_task(run)
+    model = build_model(run, in_shape=data.in_shape, num_classes=task.num_outputs(data))
     model = place(model, device, run.runtime.channels_last)
     checkpoints = Checkpoints(folder / "checkpoints")
     _load(model, checkpoints, checkpoints.steps()[-1:])
@@ -86,7 +87,7 @@ def _analyse(run: RunConfig, folder: Path, steps: int) -> Analysis:
         for name, epoch in (("first", 1), ("middle", max(1, run.epochs // 2))):
             _load(model, checkpoints, [per_epoch * epoch])
             found[f"gradients_{name}"] = gradients.gradient_statistics(
-                model, _training(run, data, device), build_task(run).loss, run.timesteps
+                model, _training(run, data, device), task.loss, run.timesteps
             )
         # One number each for the tables: the mean over layers.
         found["headline"] = {

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnrepro.checks import user_path
 from snnrepro.data.images_options import CroppedOption
 from snnrepro.registry import register
 from snnrepro.schema import elsewhere
@@ -20,10 +19,6 @@ class CifarOption(CroppedOption):
 
     root: str = elsewhere()
     download: bool = elsewhere()
-
-    def __post_init__(self) -> None:
-        CroppedOption.__post_init__(self)
-        self.root = user_path("dataset.root", self.root)
 
     def read(self, timesteps: int) -> "Source":
         from snnrepro.data import cifar

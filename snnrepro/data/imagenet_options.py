@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnrepro.checks import in_range, user_path
+from snnrepro.checks import in_range
 from snnrepro.config import DatasetOption
 from snnrepro.registry import register
 from snnrepro.schema import elsewhere
@@ -23,8 +23,8 @@ class ImageNetOption(DatasetOption):
     synthetic: bool
 
     def __post_init__(self) -> None:
+        DatasetOption.__post_init__(self)
         in_range("dataset.size", self.size, 8, 512)
-        self.root = user_path("dataset.root", self.root)
 
     def load(self, *, seed: int, timesteps: int) -> "Data":
         from snnrepro.data import imagenet

@@ -19,6 +19,7 @@ class CroppedOption(DatasetOption):
     flip: bool
 
     def __post_init__(self) -> None:
+        DatasetOption.__post_init__(self)
         in_range("dataset.crop_padding", self.crop_padding, 0, 16)
 
     def read(self, timesteps: int) -> "Source":

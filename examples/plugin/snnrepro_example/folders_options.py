@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnrepro.checks import in_range, one_of, user_path
+from snnrepro.checks import in_range, one_of
 from snnrepro.data.images_options import CroppedOption
 from snnrepro.registry import register
 from snnrepro.schema import elsewhere
@@ -26,7 +26,6 @@ class FoldersOption(CroppedOption):
         CroppedOption.__post_init__(self)
         in_range("dataset.size", self.size, 4, 512)
         one_of("dataset.channels", str(self.channels), ("1", "3"))
-        self.root = user_path("dataset.root", self.root)
 
     def read(self, timesteps: int) -> "Source":
         from snnrepro_example import folders

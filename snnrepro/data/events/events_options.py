@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from snnrepro.checks import in_range, one_of, user_path
+from snnrepro.checks import in_range, one_of
 from snnrepro.data.images_options import CroppedOption, check_split
 from snnrepro.errors import ConfigError
 from snnrepro.options import CONTAINERS, EVENT_SPLITS, SLICES
@@ -35,10 +35,6 @@ class FilesOption(FramesOption):
 
     root: str = elsewhere()
     download: bool = elsewhere()
-
-    def __post_init__(self) -> None:
-        FramesOption.__post_init__(self)
-        self.root = user_path("dataset.root", self.root)
 
 
 @register("dataset", "dvs_cifar10")
